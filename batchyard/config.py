@@ -1,0 +1,109 @@
+"""Every setting there is: typed, frozen, with its help text. The command line is derived from these classes.
+
+    Settings
+    ├── WorkerSettings      batchyard worker
+    ├── SchedulerSettings   batchyard scheduler
+    ├── GatewaySettings     batchyard gateway
+    └── ServeSettings       batchyard serve: all of the above, and how many of each
+
+Names and meanings follow vLLM's flags where it has them.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """What every process has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    otlp: str | None = Field(None, description="OTLP gRPC endpoint for traces, e.g. http://127.0.0.1:4317")
+    trace_sample: float = Field(1.0, ge=0, le=1, description="share of requests that are traced, 0 to 1")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line logged"
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else JSON"
+    )
+    metrics_port: Port = Field(
+        0, description="port for /metrics of the scheduler or a worker, 0 for none (the gateway has its own)"
+    )
+
+
+class ModelSettings(Settings):
+    """Which model: the gateway needs its tokenizer, the worker its weights."""
+
+    model: str = Field("demo", description="local folder, Hugging Face id, or `demo` (bundled)")
+
+
+class WorkerSettings(ModelSettings):
+    """One process that owns one device."""
+
+    listen: str = Field("127.0.0.1:50052", description="gRPC address to serve: host:port or unix:/path")
+    worker_id: str = Field("worker-0", description="name of this worker in logs, traces and metrics")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="weights and cache; auto: the checkpoint's on CUDA, float32 on the CPU"
+    )
+    load_format: Literal["auto", "dummy"] = Field("auto", description="dummy: random weights, for speed")
+    seed: int = Field(0, ge=0, description="of dummy weights")
+    max_model_len: Positive | None = Field(
+        None, description="tokens of prompt and answer together; default: what the model was made for"
+    )
+    max_num_seqs: Positive = Field(256, description="requests that run at once on a worker")
+    max_num_batched_tokens: Positive = Field(8192, description="tokens computed in one step")
+    block_size: Literal[8, 16, 32, 64, 128] = Field(16, description="tokens in a block of the KV cache")
+    num_gpu_blocks: Positive | None = Field(
+        None, description="blocks of the KV cache; default: what free memory gives"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of the device's memory for weights and KV cache"
+    )
+    cpu_kv_cache_gb: float = Field(1.0, gt=0, description="GiB of KV cache where the device is the CPU")
+
+    @model_validator(mode="after")
+    def _budget_covers_rows(self) -> "WorkerSettings":
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({self.max_num_batched_tokens}) must be at least "
+                f"max_num_seqs ({self.max_num_seqs}): every running request adds a token to each step"
+            )
+        return self
+
+
+class SchedulerSettings(Settings):
+    """The process that steps every worker. Capacities are the workers' own; it asks them."""
+
+    scheduler_listen: str = Field("127.0.0.1:50051", description="gRPC address to serve gateways on")
+    worker_addresses: tuple[str, ...] = Field(
+        ("127.0.0.1:50052",), description="gRPC addresses of the workers, separated by commas"
+    )
+    steps_in_flight: int = Field(2, ge=1, le=16, description="steps sent ahead; 1 is synchronous")
+    step_timeout: float = Field(
+        300.0, gt=0, description="seconds until an unanswered step means a lost worker"
+    )
+    enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
+    redis: str | None = Field(None, description="Redis URL for the mirror of the prefix index")
+
+
+class GatewaySettings(ModelSettings):
+    """The process that speaks to clients."""
+
+    host: str = Field("127.0.0.1", description="address to serve REST and gRPC on")
+    port: Port = Field(8000, description="port of the REST API")
+    grpc_port: Port = Field(8001, description="port of the gRPC API, 0 for none")
+    served_model_name: str | None = Field(None, description="name in the API; default: as --model")
+    api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
+    scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
+
+
+class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):
+    """All processes on one machine, over Unix sockets."""
+
+    workers: Positive = Field(1, description="worker processes; on CUDA, one per GPU")
+    gateways: Positive = Field(1, description="gateway processes that share the port")

@@ -1,0 +1,57 @@
+"""Every error Batchyard raises, as one tree.
+
+BatchyardError
+├── UserError                  the user can mend it: one line, no traceback; HTTP 4xx or exit code 2
+│   ├── ConfigError            a setting is unknown or bad; the message names it
+│   ├── ModelError             a model folder is missing, truncated or of an unsupported kind
+│   ├── InvalidRequest         a request that can never be served as asked (HTTP 400)
+│   └── AddressInUse           a port or socket is taken
+└── InternalError              we, or the machine, failed
+    ├── WorkerLost             a worker's stream broke or its deadline passed
+    ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
+    └── ProtocolError          a peer said something the protocol does not allow
+"""
+
+
+class BatchyardError(Exception):
+    """The root: `except BatchyardError` catches everything of ours and nothing else."""
+
+
+class UserError(BatchyardError):
+    """Something the user can mend. The message is one line that says what is wrong and what to do."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown or has a bad value. The message names the setting."""
+
+
+class ModelError(UserError):
+    """A model folder cannot be used: missing, truncated, or of a kind that is not supported."""
+
+
+class InvalidRequest(UserError):
+    """A request that can never be served as asked. `param` is the request field at fault, if one is."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class AddressInUse(UserError):
+    """A port or a socket is taken by another process."""
+
+
+class InternalError(BatchyardError):
+    """Not the user's fault."""
+
+
+class WorkerLost(InternalError):
+    """A worker's stream broke, or it missed the deadline of a step."""
+
+
+class SchedulerLost(InternalError):
+    """The scheduler cannot be reached now."""
+
+
+class ProtocolError(InternalError):
+    """A peer sent a message that the protocol does not allow."""

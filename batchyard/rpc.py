@@ -1,0 +1,74 @@
+"""gRPC servers and channels as all of Batchyard makes them: asyncio, health, reflection, no size limits."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from batchyard.errors import AddressInUse
+
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    # A request may carry a prompt of any length: the model bounds the size of a message, not gRPC.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A peer that vanished without closing its socket is noticed within seconds.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Our peers are named one by one; a proxy from the environment is not meant for them.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class RpcServer:
+    """One gRPC server with standard health checking and reflection on it."""
+
+    def __init__(self, address: str, *, share_port: bool = False) -> None:
+        """`address` is host:port (port 0 picks one) or unix:/path. `share_port` lets processes share it."""
+        self.address = address
+        self._server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(share_port))])
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._services = [health.SERVICE_NAME, reflection.SERVICE_NAME]
+
+    def add(self, register: Callable[[Any, Any], None], servicer: object, service: str) -> None:
+        """Adds a servicer by its generated `add_…_to_server`; `service` is its full name."""
+        register(servicer, self._server)
+        self._services.append(service)
+
+    async def start(self) -> None:
+        """Binds and serves; health says NOT_SERVING until `set_serving`. Raises AddressInUse."""
+        reflection.enable_server_reflection(self._services, self._server)
+        try:
+            port = self._server.add_insecure_port(self.address)
+        except RuntimeError as error:
+            raise AddressInUse(
+                f"cannot serve gRPC on {self.address}: the address is in use or not ours"
+            ) from error
+        if not self.address.startswith("unix:") and self.address.endswith(":0"):
+            self.address = f"{self.address.rsplit(':', 1)[0]}:{port}"
+        await self.set_serving(False)
+        await self._server.start()
+
+    async def set_serving(self, serving: bool) -> None:
+        """What the health service answers, for the server and for each of its services."""
+        status = health_pb2.HealthCheckResponse
+        for name in ["", *self._services]:
+            await self._health.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+    async def stop(self, grace: float) -> None:
+        """Stops taking calls; those running get `grace` seconds to end."""
+        await self._server.stop(grace)
+
+    async def wait(self) -> None:
+        """Returns when the server has stopped."""
+        await self._server.wait_for_termination()
+
+
+def connect(address: str) -> grpc.aio.Channel:
+    """A channel to host:port or unix:/path that keeps trying with short waits while the peer is away."""
+    backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
+    return grpc.aio.insecure_channel(address, options=[*_OPTIONS, *backoff])
