@@ -97,6 +97,7 @@ class GatewaySettings(ModelSettings):
     host: str = Field("127.0.0.1", description="address to serve REST and gRPC on")
     port: Port = Field(8000, description="port of the REST API")
     grpc_port: Port = Field(8001, description="port of the gRPC API, 0 for none")
+    share_port: bool = Field(False, description="let several gateways listen on the same ports")
     served_model_name: str | None = Field(None, description="name in the API; default: as --model")
     api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
     scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")

@@ -6,6 +6,7 @@ BatchyardError
 │   ├── ModelError             a model folder is missing, truncated or of an unsupported kind
 │   ├── InvalidRequest         a request that can never be served as asked (HTTP 400)
 │   └── AddressInUse           a port or socket is taken
+├── Overloaded                 nobody's fault: there is no room now (HTTP 429)
 └── InternalError              we, or the machine, failed
     ├── WorkerLost             a worker's stream broke or its deadline passed
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
@@ -39,6 +40,14 @@ class InvalidRequest(UserError):
 
 class AddressInUse(UserError):
     """A port or a socket is taken by another process."""
+
+
+class Overloaded(BatchyardError):
+    """There is no room now. `retry_after_s` says in how many seconds there should be, where that is known."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class InternalError(BatchyardError):

@@ -1,0 +1,301 @@
+"""Composes the steps of one worker: who computes how many tokens, in which blocks.
+
+There are no phases. A request is `computed` tokens chasing `known` tokens under one budget per step: rows
+that decode first, then rows in the middle of their prompt, then requests that wait. When blocks run short the
+newest row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
+
+Lengths are known ahead, so steps are composed without waiting for the answers of those before. Only a stop
+token is learned late; what a row samples after it is dropped.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.packing import pack_i32
+from protos.step_pb2 import NewRow, StepBatch
+from scheduler.block_pool import BlockPool
+from scheduler.queue import WaitingQueue
+from scheduler.request import Request
+from scheduler.rows import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that was sent: its message, the rows that will sample in it [n], its size, and when it left."""
+
+    batch: StepBatch
+    sampling: npt.NDArray[np.int64]
+    num_tokens: int
+    sent_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where a request fits: blocks that hold its beginning already, and how many more it needs."""
+
+    cached: list[int]
+    fresh: int
+
+
+class Admissions(Protocol):
+    """Who is told when a request gets or loses a row."""
+
+    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None: ...
+
+    def preempted(self, request: Request) -> None: ...
+
+
+class Batcher:
+    """Owns the rows and blocks of one worker for as long as its stream lives."""
+
+    def __init__(
+        self, rows: Rows, pool: BlockPool, budget: int, *, caching: bool, admissions: Admissions
+    ) -> None:
+        """`budget` is the most tokens in a step, at least one for every row."""
+        self.rows = rows
+        self.pool = pool
+        self.budget = budget
+        self.sent = 0  # number of the last step composed
+        self.answered = 0  # number of the last step answered
+        self._caching = caching
+        self._admissions = admissions
+        self._prefilling: list[int] = []
+        self._freed: list[int] = []  # rows the worker must still be told of
+        self._departures: deque[tuple[int, int]] = deque()  # (fence, row)
+
+    @property
+    def backlog(self) -> int:
+        """Prompt tokens in rows that no step has computed yet."""
+        rows = self._prefilling
+        return int((self.rows.known[rows] - self.rows.computed[rows]).sum()) if rows else 0
+
+    @property
+    def running(self) -> list[int]:
+        """Rows whose requests go on."""
+        return np.flatnonzero(self.rows.decoding).tolist() + self._prefilling
+
+    # Composing
+
+    def compose(self, waiting: WaitingQueue) -> Step | None:
+        """The next step, or None when there is nothing to do or blocks must come back first."""
+        preemptions = len(self._departures)
+        grown = self._grow_decodes()
+        if grown is None:
+            return None
+        batch = StepBatch(step=self.sent + 1)
+        decodes = np.flatnonzero(self.rows.decoding)
+        self.rows.computed[decodes] += 1
+        self.rows.known[decodes] += 1
+        chunks = self._continue_prefills(self.budget - len(decodes))
+        if len(self._departures) == preemptions:  # who just lost a row must not be overtaken
+            left = self.budget - len(decodes) - sum(length for _, length in chunks)
+            chunks += self._admit_waiting(waiting, left, batch)
+        if not (len(decodes) or chunks or self._freed):
+            return None
+        self.sent += 1
+        self._pack(batch, grown, chunks)
+        return self._depart_full(batch, decodes, chunks)
+
+    def _grow_decodes(self) -> list[tuple[int, int]] | None:
+        """A block for each decoding row whose last one is full; None while fenced blocks must be awaited."""
+        rows, pool = self.rows, self.pool
+        while True:
+            decodes = np.flatnonzero(rows.decoding)
+            full = decodes[rows.computed[decodes] == rows.num_blocks[decodes] * rows.block_size]
+            if len(full) <= pool.available:
+                break
+            if len(full) <= pool.available + pool.fenced:
+                return None
+            self._preempt(max(self.running, key=self._arrival))
+        grown = list(zip(full.tolist(), pool.allocate(len(full)), strict=True))
+        for row, block in grown:
+            rows.grow(row, block)
+        return grown
+
+    def _continue_prefills(self, budget: int) -> list[tuple[int, int]]:
+        """Chunks (row, tokens) of the rows in the middle of their prompt, first come first served."""
+        chunks = []
+        for row in list(self._prefilling):
+            if budget == 0:
+                break
+            chunks.append(self._take_chunk(row, budget))
+            budget -= chunks[-1][1]
+        return chunks
+
+    def _admit_waiting(self, waiting: WaitingQueue, budget: int, batch: StepBatch) -> list[tuple[int, int]]:
+        """Gives rows to the first requests in the queue that fit, and their first chunks."""
+        chunks = []
+        while budget > 0 and self.rows.vacant and (request := waiting.peek()):
+            started_ns = time.time_ns()
+            room = self._room_for(request)
+            if room is None:
+                break
+            row = self._admit(waiting.pop(), room, batch)
+            self._admissions.admitted(request, len(room.cached) * self.rows.block_size, started_ns)
+            chunks.append(self._take_chunk(row, budget))
+            budget -= chunks[-1][1]
+        return chunks
+
+    def _take_chunk(self, row: int, budget: int) -> tuple[int, int]:
+        rows = self.rows
+        length = min(budget, int(rows.known[row] - rows.computed[row]))
+        rows.computed[row] += length
+        if rows.computed[row] == rows.known[row]:  # reaches the end of what is known: samples, then decodes
+            self._prefilling.remove(row)
+            rows.known[row] += 1
+            rows.decoding[row] = True
+        # In step order its blocks are full before anything sent later can read them.
+        self.register_full([row])
+        return row, length
+
+    def _pack(self, batch: StepBatch, grown: list[tuple[int, int]], chunks: list[tuple[int, int]]) -> None:
+        batch.freed_rows = pack_i32(self._freed)
+        self._freed = []
+        batch.grown_rows = pack_i32([row for row, _ in grown])
+        batch.grown_blocks = pack_i32([block for _, block in grown])
+        batch.chunk_rows = pack_i32([row for row, _ in chunks])
+        batch.chunk_lens = pack_i32([length for _, length in chunks])
+
+    def _depart_full(
+        self, batch: StepBatch, decodes: npt.NDArray[np.int64], chunks: list[tuple[int, int]]
+    ) -> Step:
+        """Rows that sample their last token in this step take no part in the next."""
+        finished_prompts = [row for row, _ in chunks if self.rows.decoding[row]]
+        sampling = np.concatenate([decodes, np.array(finished_prompts, np.int64)])
+        for row in sampling[self.rows.known[sampling] >= self.rows.limit[sampling]].tolist():
+            self._leave(row)
+        num_tokens = len(decodes) + sum(length for _, length in chunks)
+        return Step(batch, sampling, num_tokens)
+
+    # Admitting
+
+    def cached_tokens(self, request: Request) -> int:
+        """How many leading tokens of `request` are in this worker's cache."""
+        return len(self._match(request)) * self.rows.block_size
+
+    def _match(self, request: Request) -> list[int]:
+        if not self._caching or request.reads_prompt_logits:
+            return []
+        request.hash_blocks(request.tokens, self.rows.block_size)
+        # One token at least is computed, or there would be nothing to sample from.
+        usable = (len(request.tokens) - 1) // self.rows.block_size
+        return self.pool.index.match(request.digests[:usable])
+
+    def _room_for(self, request: Request) -> _Room | None:
+        """Whether `request` fits now, its whole prompt, with a block to spare for each row that runs."""
+        cached = self._match(request)
+        fresh = -(-len(request.tokens) // self.rows.block_size) - len(cached)
+        wanted = fresh + self.pool.idle_among(cached) + len(self.running)
+        return _Room(cached, fresh) if wanted <= self.pool.available else None
+
+    def _admit(self, request: Request, room: _Room, batch: StepBatch) -> int:
+        self.pool.acquire(room.cached)
+        blocks = room.cached + self.pool.allocate(room.fresh)
+        computed = len(room.cached) * self.rows.block_size
+        row = self.rows.take(request, blocks, computed)
+        request.row = row
+        self._prefilling.append(row)
+        batch.new_rows.append(
+            NewRow(
+                row=row,
+                request_id=request.request_id,
+                tokens=pack_i32(request.tokens),
+                prompt_len=request.prompt_len,
+                computed=computed,
+                block_ids=pack_i32(blocks),
+                sampling=request.sampling,
+                traceparent=request.traceparent,
+            )
+        )
+        return row
+
+    # Leaving
+
+    def end(self, row: int) -> None:
+        """The request in `row` is over; what it still samples is dropped."""
+        self.rows.accepting[row] = False
+        if self._runs(row):
+            self._leave(row)
+
+    def _preempt(self, row: int) -> None:
+        request = self._request(row)
+        request.preemptions += 1
+        self._leave(row)
+        self._admissions.preempted(request)
+
+    def _leave(self, row: int) -> None:
+        """The row takes no part in steps to come. It and its blocks are reusable behind the fence."""
+        self.rows.decoding[row] = False
+        if row in self._prefilling:
+            self._prefilling.remove(row)
+        self.pool.release(self.rows.blocks_of(row), self.sent)
+        self._departures.append((self.sent, row))
+        self._freed.append(row)
+        if self.answered == self.sent:
+            self.pool.settle(self.answered)
+
+    def settle(self, step: int) -> list[Request]:
+        """Step `step` has been answered and its tokens taken: the preempted requests that can wait again."""
+        self.answered = step
+        self.pool.settle(step)
+        return self.settled()
+
+    def settled(self) -> list[Request]:
+        """Vacates the rows whose fence has passed. Those whose requests go on were preempted."""
+        back = []
+        while self._departures and self._departures[0][0] <= self.answered:
+            row = self._departures.popleft()[1]
+            request = self._request(row)
+            request.row = None
+            if self.rows.accepting[row]:
+                request.tokens = self.rows.tokens_of(row)
+                back.append(request)
+            self.rows.vacate(row)
+        return back
+
+    def evacuate(self) -> list[Request]:
+        """The worker is gone: every request that was not over, with all tokens that came back."""
+        back = []
+        for row, request in enumerate(self.rows.requests):
+            if request is not None:
+                request.row = None
+                if self.rows.accepting[row]:
+                    request.tokens = self.rows.tokens_of(row)
+                    back.append(request)
+        return back
+
+    # Sharing
+
+    def register_full(self, candidates: Sequence[int]) -> None:
+        """Makes the full blocks of these rows known to the prefix index."""
+        if not self._caching or not len(candidates):
+            return
+        rows = self.rows
+        full = np.minimum(rows.length[candidates], rows.computed[candidates]) // rows.block_size
+        for row, end in zip(candidates, full.tolist(), strict=True):
+            start = int(rows.hashed[row])
+            if end <= start:
+                continue
+            request = self._request(row)
+            request.hash_blocks(rows.tokens[row, : end * rows.block_size], rows.block_size)
+            for position in range(start, end):
+                self.pool.register(int(rows.block_table[row, position]), request.digests[position])
+            rows.hashed[row] = end
+
+    def _runs(self, row: int) -> bool:
+        return bool(self.rows.decoding[row]) or row in self._prefilling
+
+    def _arrival(self, row: int) -> int:
+        return self._request(row).arrival
+
+    def _request(self, row: int) -> Request:
+        request = self.rows.requests[row]
+        if request is None:
+            raise AssertionError(f"row {row} is vacant")
+        return request

@@ -1,0 +1,160 @@
+"""The KV blocks of one worker: which are free, held or cached.
+
+    free ──allocate──▶ held ──release──▶ fenced ──settle──▶ cached (its digest is known) ──evict──▶ held
+      ▲                  ▲                  │                  │
+      └──────────────────┼──────────────────┘                  │
+                         └────────────── acquire ◀─────────────┘
+
+A block is held while its reference count is above zero, and on until the steps that may still touch it have
+been answered (the fence). Everything is O(1) per block.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from prefix_cache.hashing import Digest
+from prefix_cache.index import PrefixIndex
+
+
+class BlockPool:
+    """Allocates, shares and recycles block ids 0 .. num_blocks - 1."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.index = PrefixIndex()
+        self._references = [0] * num_blocks
+        # Low ids first: a lightly used pool touches little memory.
+        self._free = list(range(num_blocks - 1, -1, -1))
+        self._cached = _LruList(num_blocks)
+        self._fences: deque[tuple[int, list[int]]] = deque()
+        self._fence_of: dict[
+            int, int
+        ] = {}  # the fence that counts: a block may pass several before one holds
+
+    @property
+    def free(self) -> int:
+        """Blocks that hold nothing."""
+        return len(self._free)
+
+    @property
+    def cached(self) -> int:
+        """Blocks that hold a known prefix and that nobody uses: evictable."""
+        return len(self._cached)
+
+    @property
+    def held(self) -> int:
+        """Blocks in use, or fenced."""
+        return self.num_blocks - self.free - self.cached
+
+    @property
+    def fenced(self) -> int:
+        """Held blocks that nobody uses any more: available once steps in flight are answered."""
+        return len(self._fence_of)
+
+    @property
+    def available(self) -> int:
+        """How many blocks `allocate` can give now."""
+        return self.free + self.cached
+
+    def idle_among(self, blocks: Iterable[int]) -> int:
+        """How many of `blocks` are cached: acquiring them takes so many from `available`."""
+        return sum(block in self._cached for block in blocks)
+
+    def allocate(self, count: int) -> list[int]:
+        """`count` blocks with unspecified contents, each held once. Needs `count <= available`."""
+        if count > self.available:
+            raise AssertionError(f"{count} blocks wanted, {self.available} available")
+        blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
+        for block in blocks:
+            self._references[block] = 1
+        return blocks
+
+    def acquire(self, blocks: Iterable[int]) -> None:
+        """Holds blocks that `index` gave, once more each."""
+        for block in blocks:
+            if self._references[block] == 0 and self._fence_of.pop(block, None) is None:
+                self._cached.remove(block)
+            self._references[block] += 1
+
+    def register(self, block: int, digest: Digest) -> None:
+        """A held block is full and its contents are `digest`, so that others may share it."""
+        self.index.insert(digest, block)
+
+    def release(self, blocks: Sequence[int], after_step: int) -> None:
+        """Gives blocks back; they are reusable once `settle(after_step)` has been called.
+
+        `blocks` come in the order of their sequence. The tail is settled first, so it is evicted first: a
+        prefix without its head is worth nothing.
+        """
+        gone = []
+        for block in reversed(blocks):
+            self._references[block] -= 1
+            if self._references[block] == 0:
+                gone.append(block)
+                self._fence_of[block] = after_step
+        if gone:
+            self._fences.append((after_step, gone))
+
+    def settle(self, step: int) -> None:
+        """All steps up to `step` have been answered."""
+        while self._fences and self._fences[0][0] <= step:
+            fence, blocks = self._fences.popleft()
+            for block in blocks:
+                if self._fence_of.get(block) != fence:
+                    continue  # acquired meanwhile, and perhaps released again behind a later fence
+                del self._fence_of[block]
+                if self.index.has(block):
+                    self._cached.append(block)
+                else:
+                    self._free.append(block)
+
+    def check(self) -> None:
+        """Raises AssertionError when the books do not balance. For tests, and when nothing runs."""
+        if (
+            self.free + self.held + self.cached != self.num_blocks
+            or min(self.free, self.held, self.cached) < 0
+        ):
+            raise AssertionError(
+                f"free {self.free} + held {self.held} + cached {self.cached} != {self.num_blocks}"
+            )
+        used = sum(count > 0 for count in self._references)
+        if used + self.fenced != self.held:
+            raise AssertionError(f"{used} blocks in use + {self.fenced} fenced != {self.held} held")
+
+    def _evict(self) -> int:
+        block = self._cached.pop_oldest()
+        self.index.remove(block)
+        return block
+
+
+class _LruList:
+    """A doubly linked list over the integers 0 .. size - 1, each at most once."""
+
+    def __init__(self, size: int) -> None:
+        self._head = size  # the sentinel: its next is the oldest, its previous the newest
+        self._next = [-1] * size + [size]
+        self._prev = [-1] * size + [size]
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __contains__(self, item: int) -> bool:
+        return self._next[item] >= 0
+
+    def append(self, item: int) -> None:
+        last = self._prev[self._head]
+        self._next[last] = self._prev[self._head] = item
+        self._prev[item], self._next[item] = last, self._head
+        self._length += 1
+
+    def remove(self, item: int) -> None:
+        before, after = self._prev[item], self._next[item]
+        self._next[before], self._prev[after] = after, before
+        self._next[item] = self._prev[item] = -1
+        self._length -= 1
+
+    def pop_oldest(self) -> int:
+        item = self._next[self._head]
+        self.remove(item)
+        return item

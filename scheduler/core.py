@@ -1,0 +1,154 @@
+"""The scheduler: requests in, steps out, tokens back. A thin loop over queue, lanes and sessions."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from batchyard.errors import InvalidRequest
+from batchyard.telemetry import is_sampled, parse_traceparent
+from protos.packing import unpack_i32
+from protos.scheduling_pb2 import (
+    REFUSAL_REASON_INVALID,
+    REFUSAL_REASON_UNAVAILABLE,
+    Description,
+    Submit,
+)
+from scheduler import admission, placement
+from scheduler.lane import Lane, LaneOptions
+from scheduler.queue import WaitingQueue
+from scheduler.request import Request
+from scheduler.session import Session, Sessions
+from scheduler.state import describe
+from scheduler.tracing import RequestSpans
+from scheduler.transport import Transport
+
+log = structlog.get_logger()
+
+
+class Scheduler:
+    """Steps every worker. Single-threaded: everything happens on one event loop, in small turns."""
+
+    def __init__(self, transports: Sequence[Transport], options: LaneOptions, spans: RequestSpans) -> None:
+        self.sessions = Sessions()
+        self.waiting = WaitingQueue()  # not yet given to a worker
+        self.preemptions = 0
+        self.lanes = [
+            Lane(transport, options, self.sessions, self, self._wake, self._take_back)
+            for transport in transports
+        ]
+        self._spans = spans
+        self._arrivals = itertools.count()
+        self._woken = False
+
+    async def run(self) -> None:
+        """Serves until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for lane in self.lanes:
+                group.create_task(lane.run())
+
+    # What gateways ask
+
+    def submit(self, session: Session, submit: Submit) -> None:
+        """Takes a request, or refuses it with a reason."""
+        workers = [lane.worker for lane in self.lanes if lane.connected and lane.worker]
+        if not workers:
+            session.refused(submit.id, REFUSAL_REASON_UNAVAILABLE, "no worker is connected")
+        else:
+            try:
+                admission.check(submit, workers)
+            except InvalidRequest as error:
+                session.refused(submit.id, REFUSAL_REASON_INVALID, str(error))
+            else:
+                self._enter(session, submit)
+                self._wake()
+        session.flush()
+
+    def cancel(self, session: Session, request_id: int) -> None:
+        """Forgets a request; unknown and finished ones are ignored."""
+        if request := session.requests.pop(request_id, None):
+            self._end(request)
+
+    def close(self, session: Session) -> None:
+        """A gateway is gone, and its requests with it."""
+        for request in self.sessions.close(session):
+            self._end(request)
+
+    def describe(self) -> Description:
+        """The state now."""
+        return describe(self.lanes, len(self.waiting))
+
+    # What the lanes tell
+
+    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None:
+        """`request` has a row."""
+        if request.cached_tokens is None:
+            request.cached_tokens = cached_tokens
+        self._spans.admitted(request, cached_tokens, started_ns)
+
+    def preempted(self, request: Request) -> None:
+        """`request` has lost its row, and will wait again."""
+        self.preemptions += 1
+        log.info("preempted", request_id=request.request_id, tokens=len(request.tokens))
+
+    def _take_back(self, requests: list[Request]) -> None:
+        for request in requests:
+            request.lane = None
+            request.queued_at_ns = time.time_ns()
+            self.waiting.push(request)
+
+    # The loop
+
+    def _wake(self) -> None:
+        """Lets `_turn` run soon, once for everything that happens in this turn of the event loop."""
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._woken = False
+        self._place()
+        for lane in self.lanes:
+            while lane.step():
+                pass
+
+    def _place(self) -> None:
+        """Gives waiting requests to workers, in order, as long as a worker wants some."""
+        while request := self.waiting.peek():
+            lanes = [lane for lane in self.lanes if lane.wants_requests]
+            if not lanes:
+                return
+            self.waiting.pop()
+            lane = (
+                lanes[0] if len(lanes) == 1 else placement.choose([(x, x.load_for(request)) for x in lanes])
+            )
+            request.lane = lane
+            lane.waiting.push(request)
+
+    def _enter(self, session: Session, submit: Submit) -> None:
+        parent = parse_traceparent(submit.traceparent)
+        request = Request(
+            session=session,
+            id=submit.id,
+            request_id=submit.request_id,
+            tokens=unpack_i32(submit.tokens),
+            prompt_len=submit.prompt_len,
+            max_tokens=submit.max_tokens,
+            sampling=submit.sampling,
+            stop_ids=frozenset(unpack_i32(submit.sampling.stop_token_ids).tolist()),
+            cache_salt=submit.cache_salt,
+            traceparent=submit.traceparent if is_sampled(parent) else "",
+            parent=parent,
+            arrival=next(self._arrivals),
+        )
+        session.requests[request.id] = request
+        self.waiting.push(request)
+
+    def _end(self, request: Request) -> None:
+        if request.lane:
+            request.lane.end(request)
+        else:
+            self.waiting.cancel(request)
+        self._wake()

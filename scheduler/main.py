@@ -1,0 +1,50 @@
+"""The scheduler process."""
+
+import asyncio
+import gc
+import signal
+
+import structlog
+
+from batchyard.config import SchedulerSettings
+from batchyard.rpc import RpcServer
+from batchyard.telemetry import Telemetry
+from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
+from scheduler.core import Scheduler
+from scheduler.lane import LaneOptions
+from scheduler.metrics import serve_metrics
+from scheduler.service import SchedulerService
+from scheduler.tracing import RequestSpans
+from scheduler.transport import GrpcTransport
+
+log = structlog.get_logger()
+
+SERVICE = "batchyard.internal.v1.Scheduler"
+
+
+async def run(settings: SchedulerSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises AddressInUse."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
+    transports = [GrpcTransport(address) for address in settings.worker_addresses]
+    options = LaneOptions(settings.steps_in_flight, settings.step_timeout, settings.enable_prefix_caching)
+    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer))
+    server = RpcServer(settings.scheduler_listen)
+    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
+    await server.start()
+    await server.set_serving(True)
+    metrics = serve_metrics(scheduler, settings.metrics_port) if settings.metrics_port else None
+    log.info("scheduler_ready", address=server.address, workers=list(settings.worker_addresses))
+    # What exists now stays: collections need not walk over it again in the middle of a step.
+    gc.collect()
+    gc.freeze()
+    steps = asyncio.create_task(scheduler.run())
+    await asyncio.wait([steps, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    await server.stop(grace=1.0)
+    steps.cancel()
+    await asyncio.gather(steps, *(transport.close() for transport in transports), return_exceptions=True)
+    if metrics:
+        metrics.shutdown()
+    telemetry.shutdown()

@@ -1,0 +1,61 @@
+"""The scheduler's /metrics: read from its state when Prometheus asks, so that a step pays nothing."""
+
+from collections.abc import Iterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from scheduler.core import Scheduler
+
+
+class SchedulerCollector(Collector):
+    """Reads the scheduler's books."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample per series, now."""
+        state = self._scheduler.describe()
+        requests = GaugeMetricFamily("batchyard_requests", "requests by state", labels=["state"])
+        requests.add_metric(["waiting"], state.waiting)
+        requests.add_metric(["running"], state.running)
+        yield requests
+        preemptions = CounterMetricFamily(
+            "batchyard_preemptions", "requests that lost their row to older ones"
+        )
+        preemptions.add_metric([], self._scheduler.preemptions)
+        yield preemptions
+        blocks = GaugeMetricFamily("batchyard_kv_blocks", "KV blocks by state", labels=["worker", "state"])
+        rows = GaugeMetricFamily("batchyard_rows", "rows in use", labels=["worker"])
+        connected = GaugeMetricFamily("batchyard_worker_connected", "1 while connected", labels=["worker"])
+        for worker in state.workers:
+            name = worker.worker_id or worker.address
+            blocks.add_metric([name, "free"], worker.free_blocks)
+            blocks.add_metric([name, "held"], worker.held_blocks)
+            blocks.add_metric([name, "cached"], worker.cached_blocks)
+            rows.add_metric([name], worker.rows)
+            connected.add_metric([name], worker.connected)
+        yield from (blocks, rows, connected)
+        yield from self._steps()
+
+    def _steps(self) -> Iterator[Metric]:
+        steps = CounterMetricFamily("batchyard_steps", "steps answered", labels=["worker"])
+        seconds = CounterMetricFamily("batchyard_step_seconds", "from sending to answer", labels=["worker"])
+        tokens = CounterMetricFamily("batchyard_generated_tokens", "tokens delivered", labels=["worker"])
+        for lane in self._scheduler.lanes:
+            name = lane.worker.worker_id if lane.worker else lane.address
+            steps.add_metric([name], lane.steps)
+            seconds.add_metric([name], lane.step_seconds)
+            tokens.add_metric([name], lane.tokens)
+        yield from (steps, seconds, tokens)
+
+
+def serve_metrics(scheduler: Scheduler, port: int) -> WSGIServer:
+    """Serves /metrics on all addresses at `port`; the server is shut down by its owner."""
+    registry = CollectorRegistry(auto_describe=True)
+    registry.register(SchedulerCollector(scheduler))
+    server, _ = start_http_server(port, registry=registry)
+    return server

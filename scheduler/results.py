@@ -1,0 +1,78 @@
+"""Takes a worker's answer to a step: tokens into rows and to gateways, stops, finished requests."""
+
+import numpy as np
+import numpy.typing as npt
+
+from batchyard.errors import ProtocolError
+from protos.packing import unpack_i32
+from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
+from protos.step_pb2 import StepResult
+from scheduler.batcher import Batcher, Step
+from scheduler.request import Tokens
+from scheduler.session import Sessions
+
+
+class ResultHandler:
+    """Applies results in step order. A steady step costs array operations only."""
+
+    def __init__(self, batcher: Batcher, sessions: Sessions, vocab_size: int) -> None:
+        self._batcher = batcher
+        self._rows = batcher.rows
+        self._sessions = sessions
+        self._vocab_size = vocab_size
+
+    def apply(self, step: Step, result: StepResult) -> int:
+        """Takes the answer to `step`; returns how many tokens were delivered.
+
+        Raises ProtocolError, and changes nothing, when the answer makes no sense.
+        """
+        rows, tokens = unpack_i32(result.rows), unpack_i32(result.tokens)
+        self._check(step, result, rows, tokens)
+        wanted = self._rows.accepting[rows]
+        self._deliver_logprobs(result)
+        rows, tokens = rows[wanted], tokens[wanted]
+        if len(rows):
+            self._deliver(rows, tokens)
+        return len(rows)
+
+    def _check(self, step: Step, result: StepResult, rows: Tokens, tokens: Tokens) -> None:
+        if result.step != step.batch.step:
+            raise ProtocolError(f"answer to step {result.step}, expected one to {step.batch.step}")
+        if len(rows) != len(tokens) or not np.array_equal(np.sort(rows), np.sort(step.sampling)):
+            raise ProtocolError(
+                f"step {result.step} sampled rows {rows.tolist()}, not {step.sampling.tolist()}"
+            )
+        if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._vocab_size):
+            raise ProtocolError(f"step {result.step} sampled a token outside the vocabulary")
+
+    def _deliver(self, rows: Tokens, tokens: Tokens) -> None:
+        state = self._rows
+        state.tokens[rows, state.length[rows]] = tokens
+        state.length[rows] += 1
+        self._batcher.register_full(rows.tolist())
+        self._sessions.tokens(state.sessions[rows], state.ids[rows], tokens)
+        stopped = (state.stops[rows] == tokens[:, None]).any(axis=1)
+        over = stopped | (state.length[rows] >= state.limit[rows])
+        if over.any():
+            self._finish(rows[over], tokens[over], stopped[over])
+
+    def _finish(self, rows: Tokens, tokens: Tokens, stopped: npt.NDArray[np.bool_]) -> None:
+        for row, token, stop in zip(rows.tolist(), tokens.tolist(), stopped.tolist(), strict=True):
+            request = self._rows.requests[row]
+            if request is None:
+                raise AssertionError(f"row {row} is vacant")
+            self._batcher.end(row)
+            if stop:
+                request.session.finished(request, FINISH_REASON_STOP, stop_token=token)
+            else:
+                request.session.finished(request, FINISH_REASON_LENGTH)
+
+    def _deliver_logprobs(self, result: StepResult) -> None:
+        for part in result.prompt_logprobs:
+            request = self._rows.requests[part.row]
+            if request and self._rows.accepting[part.row]:
+                request.session.prompt_logprobs(request, part.start, list(part.positions))
+        for item in result.logprobs:
+            request = self._rows.requests[item.row]
+            if request and self._rows.accepting[item.row]:
+                request.session.logprobs(request, item.logprobs)

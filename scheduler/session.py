@@ -1,0 +1,110 @@
+"""One connected gateway: its live requests, and the messages on their way to it."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from protos.packing import pack_i32, pack_u64
+from protos.sampling_pb2 import Logprobs
+from protos.scheduling_pb2 import (
+    Finished,
+    FinishReason,
+    PromptLogprobs,
+    RefusalReason,
+    Refused,
+    SchedulerMessage,
+    TokenLogprobs,
+)
+from scheduler.request import Request, Tokens
+
+
+class Session:
+    """What is to be said is collected and sent as one message per step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.requests: dict[int, Request] = {}
+        self.outbox: asyncio.Queue[SchedulerMessage | None] = asyncio.Queue()  # None: the end
+        self._next = SchedulerMessage()
+
+    def tokens(self, ids: npt.NDArray[np.uint64], tokens: Tokens) -> None:
+        """One new token, `tokens[i]`, for each request `ids[i]`."""
+        self._next.ids = pack_u64(ids)
+        self._next.counts = pack_i32(np.ones(len(ids), np.int32))
+        self._next.tokens = pack_i32(tokens)
+
+    def logprobs(self, request: Request, logprobs: Logprobs) -> None:
+        """Of the token just given."""
+        self._next.logprobs.append(TokenLogprobs(id=request.id, logprobs=logprobs))
+
+    def prompt_logprobs(self, request: Request, start: int, positions: list[Logprobs]) -> None:
+        """Of the prompt tokens from position `start` on."""
+        self._next.prompt_logprobs.append(PromptLogprobs(id=request.id, start=start, positions=positions))
+
+    def finished(
+        self, request: Request, reason: "FinishReason.ValueType", stop_token: int = -1, error: str = ""
+    ) -> None:
+        """The request is over and forgotten."""
+        del self.requests[request.id]
+        self._next.finished.append(
+            Finished(
+                id=request.id,
+                reason=reason,
+                stop_token=stop_token,
+                cached_tokens=request.cached_tokens or 0,
+                preemptions=request.preemptions,
+                error=error,
+            )
+        )
+
+    def refused(self, request_id: int, reason: "RefusalReason.ValueType", message: str) -> None:
+        """The request never ran."""
+        self._next.refused.append(Refused(id=request_id, reason=reason, message=message))
+
+    def flush(self) -> None:
+        """Sends what has been collected since the last flush, if anything."""
+        message = self._next
+        if message.ids or message.finished or message.refused or message.prompt_logprobs:
+            self.outbox.put_nowait(message)
+            self._next = SchedulerMessage()
+
+
+class Sessions:
+    """The connected gateways, by number."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[int, Session] = {}
+        self._numbers = 0
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def open(self) -> Session:
+        """A new session."""
+        self._numbers += 1
+        self._sessions[self._numbers] = Session(self._numbers)
+        return self._sessions[self._numbers]
+
+    def close(self, session: Session) -> list[Request]:
+        """Forgets a session; its live requests are returned, to be cancelled."""
+        del self._sessions[session.number]
+        return list(session.requests.values())
+
+    def tokens(
+        self,
+        numbers: npt.NDArray[np.int64],
+        ids: npt.NDArray[np.uint64],
+        tokens: Tokens,
+    ) -> None:
+        """Hands each session its part of one step's tokens."""
+        for number in np.unique(numbers).tolist():
+            if session := self._sessions.get(number):
+                own = numbers == number
+                session.tokens(ids[own], tokens[own])
+
+    def flush(self) -> None:
+        """Sends one message to every session that has news."""
+        for session in self._sessions.values():
+            session.flush()

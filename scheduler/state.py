@@ -1,0 +1,47 @@
+"""The scheduler's state as it tells it: to gateways, to operators, to tests."""
+
+import time
+from collections.abc import Sequence
+
+from protos.scheduling_pb2 import Description, WorkerState
+from scheduler.lane import Lane
+
+RECENT_SECONDS = 30.0  # a worker with steps in flight has stepped lately if it answered one within this time
+
+
+def describe(lanes: Sequence[Lane], waiting: int) -> Description:
+    """Counts over all workers; `waiting` are the requests not given to any of them yet."""
+    workers = [lane.worker for lane in lanes if lane.connected and lane.worker]
+    states = [_state(lane) for lane in lanes]
+    return Description(
+        ready=any(makes_progress(lane) for lane in lanes),
+        max_model_len=max((worker.max_model_len for worker in workers), default=0),
+        vocab_size=max((worker.vocab_size for worker in workers), default=0),
+        waiting=waiting + sum(len(lane.waiting) for lane in lanes),
+        running=sum(len(lane.batcher.running) for lane in lanes if lane.batcher),
+        workers=states,
+    )
+
+
+def makes_progress(lane: Lane) -> bool:
+    """Whether a token could come from this worker soon: it is idle, or has answered a step lately."""
+    return lane.connected and (
+        lane.steps_in_flight == 0 or time.monotonic() - lane.last_result < RECENT_SECONDS
+    )
+
+
+def _state(lane: Lane) -> WorkerState:
+    state = WorkerState(address=lane.address, connected=lane.connected, steps=lane.steps)
+    if lane.worker:
+        state.worker_id = lane.worker.worker_id
+        state.device = lane.worker.device
+        state.max_rows = lane.worker.max_rows
+        state.num_blocks = lane.worker.num_blocks
+    if batcher := lane.batcher:
+        state.rows = batcher.rows.taken
+        state.steps_in_flight = lane.steps_in_flight
+        state.free_blocks = batcher.pool.free
+        state.held_blocks = batcher.pool.held
+        state.cached_blocks = batcher.pool.cached
+        state.seconds_since_step = time.monotonic() - lane.last_result
+    return state

@@ -1,0 +1,101 @@
+"""How the scheduler reaches a worker: an interface, and gRPC. Tests put a worker in the same process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Protocol
+
+import grpc.aio
+
+from batchyard.errors import WorkerLost
+from batchyard.rpc import connect
+from protos.step_pb2 import DescribeWorkerRequest, StepBatch, StepResult, WorkerDescription
+from protos.step_pb2_grpc import WorkerStub
+
+if TYPE_CHECKING:
+    from protos.step_pb2_grpc import WorkerAsyncStub
+
+
+class StepStream(Protocol):
+    """One stream of steps. Results come in the order of the steps."""
+
+    def send(self, batch: StepBatch) -> None:
+        """Puts a step on its way; never waits."""
+        ...
+
+    async def receive(self) -> StepResult:
+        """The next result. Raises WorkerLost when the stream is broken."""
+        ...
+
+    def close(self) -> None:
+        """Ends the stream."""
+        ...
+
+
+class Transport(Protocol):
+    """A way to one worker."""
+
+    @property
+    def address(self) -> str:
+        """For logs."""
+        ...
+
+    async def describe(self) -> WorkerDescription:
+        """What the worker is. Raises WorkerLost when it cannot tell yet, or any more."""
+        ...
+
+    def open(self) -> StepStream:
+        """Starts a stream, which takes the worker over from any other."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of the worker."""
+        ...
+
+
+class GrpcTransport:
+    """A worker at host:port or unix:/path."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = connect(address)
+        self._stub = WorkerStub(self._channel)
+
+    async def describe(self) -> WorkerDescription:
+        """Asks once the worker can be reached, however long that takes."""
+        try:
+            return await self._stub.Describe(DescribeWorkerRequest(), wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            raise WorkerLost(f"{self.address}: {error.code().name}: {error.details()}") from error
+
+    def open(self) -> StepStream:
+        return _GrpcStream(self.address, self._stub)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class _GrpcStream:
+    def __init__(self, address: str, stub: "WorkerAsyncStub") -> None:
+        self._address = address
+        self._outgoing: asyncio.Queue[StepBatch] = asyncio.Queue()
+        self._call = stub.Steps(self._batches())
+
+    def send(self, batch: StepBatch) -> None:
+        self._outgoing.put_nowait(batch)
+
+    async def receive(self) -> StepResult:
+        try:
+            result = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise WorkerLost(f"{self._address}: {error.code().name}: {error.details()}") from error
+        if not isinstance(result, StepResult):  # the end of the stream
+            status = await self._call.code()
+            raise WorkerLost(f"{self._address}: {status.name}: {await self._call.details()}")
+        return result
+
+    def close(self) -> None:
+        self._call.cancel()
+
+    async def _batches(self) -> AsyncIterator[StepBatch]:
+        while True:
+            yield await self._outgoing.get()

@@ -1,0 +1,69 @@
+"""Requests and schedulers for tests."""
+
+import asyncio
+
+import numpy as np
+from opentelemetry.trace import NoOpTracer
+
+from protos.packing import pack_i32, unpack_i32, unpack_u64
+from protos.sampling_pb2 import Sampling
+from protos.scheduling_pb2 import FINISH_REASON_STOP, Submit
+from scheduler.core import Scheduler
+from scheduler.lane import LaneOptions
+from scheduler.tracing import RequestSpans
+
+
+def submit(id, prompt, max_tokens, stop_ids=(), salt="", **sampling):
+    return Submit(
+        id=id,
+        request_id=f"request-{id}",
+        tokens=pack_i32(prompt),
+        prompt_len=len(prompt),
+        max_tokens=max_tokens,
+        sampling=Sampling(stop_token_ids=pack_i32(sorted(stop_ids)), **sampling),
+        cache_salt=salt,
+    )
+
+
+def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0):
+    options = LaneOptions(steps_in_flight, step_timeout, caching)
+    return Scheduler(transports, options, RequestSpans(NoOpTracer()))
+
+
+class Client:
+    """Plays a gateway on a session, and keeps what each request got."""
+
+    def __init__(self, scheduler):
+        self.scheduler = scheduler
+        self.session = scheduler.sessions.open()
+        self.tokens = {}
+        self.finished = {}
+        self.refused = {}
+        self.messages = 0
+
+    def submit(self, *args, **kwargs):
+        message = submit(*args, **kwargs)
+        self.tokens[message.id] = []
+        self.scheduler.submit(self.session, message)
+
+    async def take(self):
+        message = await self.session.outbox.get()
+        self.messages += 1
+        counts = unpack_i32(message.counts)
+        parts = np.split(unpack_i32(message.tokens), np.cumsum(counts)[:-1]) if len(counts) else []
+        for id, part in zip(unpack_u64(message.ids).tolist(), parts, strict=True):
+            assert id not in self.finished
+            self.tokens[id] += part.tolist()
+        for finished in message.finished:
+            assert (finished.reason == FINISH_REASON_STOP) == (finished.stop_token >= 0)
+            self.finished[finished.id] = finished
+        for refused in message.refused:
+            self.refused[refused.id] = refused
+
+    async def until(self, condition, seconds=10):
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await self.take()
+
+    async def all_finished(self):
+        await self.until(lambda: len(self.finished) + len(self.refused) == len(self.tokens))

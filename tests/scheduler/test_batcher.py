@@ -1,0 +1,277 @@
+"""The batcher against a worker that checks every cache slot it reads."""
+
+import itertools
+from collections import deque
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.packing import unpack_i32
+from protos.sampling_pb2 import Sampling
+from scheduler.batcher import Batcher
+from scheduler.block_pool import BlockPool
+from scheduler.queue import WaitingQueue
+from scheduler.request import Request
+from scheduler.results import ResultHandler
+from scheduler.rows import Rows
+from scheduler.session import Sessions
+from tests.scheduler.simulated_worker import VOCAB, SimulatedWorker, answer
+
+
+class Bench:
+    """A batcher and its worker, stepped by hand with `depth` steps in flight."""
+
+    def __init__(self, depth=2, caching=True, **shape):
+        self.simulated = SimulatedWorker(**shape)
+        worker = self.simulated.worker
+        rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
+        pool = BlockPool(worker.num_blocks)
+        self.batcher = Batcher(rows, pool, worker.max_batched_tokens, caching=caching, admissions=self)
+        self.sessions = Sessions()
+        self.session = self.sessions.open()
+        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
+        self.waiting = WaitingQueue()
+        self.depth = depth
+        self.in_flight = deque()
+        self.ids = itertools.count()
+        self.hits = {}
+        self.preemptions = 0
+
+    def admitted(self, request, cached_tokens, started_ns):
+        self.hits.setdefault(request.id, cached_tokens)
+
+    def preempted(self, request):
+        self.preemptions += 1
+
+    def add(self, prompt, max_tokens, stop_ids=(), salt=""):
+        id = next(self.ids)
+        request = Request(
+            session=self.session,
+            id=id,
+            request_id=str(id),
+            tokens=np.array(prompt, np.int32),
+            prompt_len=len(prompt),
+            max_tokens=max_tokens,
+            sampling=Sampling(),
+            stop_ids=frozenset(stop_ids),
+            cache_salt=salt,
+            traceparent="",
+            parent=None,
+            arrival=id,
+        )
+        self.session.requests[id] = request
+        self.waiting.push(request)
+        return request
+
+    def send(self):
+        if len(self.in_flight) >= self.depth:
+            return False
+        step = self.batcher.compose(self.waiting)
+        self._requeue(self.batcher.settled())
+        if step is not None:
+            self.in_flight.append(step)
+        return step is not None
+
+    def answer(self):
+        step = self.in_flight.popleft()
+        result = self.simulated.execute(step.batch)
+        self.handler.apply(step, result)
+        self._requeue(self.batcher.settle(result.step))
+        self.sessions.flush()
+        self.check()
+
+    def cancel(self, request):
+        self.session.requests.pop(request.id)
+        if request.row is None:
+            self.waiting.cancel(request)
+        else:
+            self.batcher.end(request.row)
+
+    def run(self):
+        for _ in range(10_000):
+            while self.send():
+                pass
+            if not self.in_flight:
+                break
+            self.answer()
+        assert not self.in_flight
+        assert not self.waiting.peek()
+        assert not self.session.requests
+
+    def check(self):
+        self.batcher.pool.check()
+
+    def check_idle(self):
+        self.check()
+        assert self.batcher.rows.taken == 0
+        assert self.batcher.pool.held == 0
+        assert not self.simulated.rows
+
+    def answers(self):
+        out, ends = {}, {}
+        while not self.session.outbox.empty():
+            message = self.session.outbox.get_nowait()
+            for id, token in zip(np.frombuffer(message.ids, "<u8"), unpack_i32(message.tokens), strict=True):
+                assert int(id) not in ends, "a token after the end"
+                out.setdefault(int(id), []).append(int(token))
+            for end in message.finished:
+                ends[end.id] = end
+        return out, ends
+
+    def _requeue(self, requests):
+        for request in requests:
+            self.waiting.push(request)
+
+
+def test_one_request_from_prompt_to_last_token():
+    bench = Bench()
+    bench.add(range(10), 5)
+    bench.run()
+    assert bench.answers()[0] == {0: answer(range(10), 5)}
+    bench.check_idle()
+
+
+def test_a_steady_decode_step_says_nothing():
+    bench = Bench(block_size=64, num_blocks=8)
+    bench.add([1, 2, 3], 20)
+    bench.send()
+    bench.send()
+    batch = bench.in_flight[1].batch
+    batch.ClearField("step")
+    assert batch.SerializeToString() == b""
+
+
+def test_prompts_share_one_budget_in_chunks():
+    bench = Bench(budget=8, max_rows=4)
+    bench.add(range(20), 2)
+    bench.add(range(30, 40), 2)
+    sizes = []
+    while bench.send():
+        sizes.append(bench.in_flight[-1].num_tokens)
+        bench.answer()
+    assert sizes[:4] == [8, 8, 4 + 4, 1 + 6]  # the second prompt fills what the first leaves
+
+
+def test_an_equal_prefix_is_computed_once():
+    bench = Bench(budget=64, block_size=4)
+    prompt = list(range(16))
+    bench.add(prompt, 4)
+    bench.add([*prompt, 1, 2], 4)  # in the same step already
+    bench.run()
+    bench.add(prompt, 4)  # one block must be computed, to sample from
+    bench.run()
+    assert bench.hits == {0: 0, 1: 16, 2: 12}
+    assert bench.answers()[0][2] == answer(prompt, 4)
+    bench.check_idle()
+
+
+def test_another_salt_shares_nothing():
+    bench = Bench(budget=64)
+    bench.add(range(16), 4, salt="a")
+    bench.run()
+    bench.add(range(16), 4, salt="b")
+    bench.run()
+    assert bench.hits == {0: 0, 1: 0}
+
+
+def test_generated_blocks_are_shared_too():
+    bench = Bench(budget=64, block_size=4)
+    bench.add(range(8), 9)
+    bench.run()
+    conversation = [*range(8), *answer(range(8), 9), 7]
+    bench.add(conversation, 3)
+    bench.run()
+    assert bench.hits[1] == 16
+
+
+def test_the_newest_is_preempted_and_ends_with_the_same_tokens():
+    prompts = [range(8), range(10, 18), range(20, 28)]
+    bench = Bench(num_blocks=10, block_size=4, max_rows=4, budget=32)
+    for prompt in prompts:
+        bench.add(prompt, 20)
+    bench.run()
+    assert bench.preemptions > 0
+    out, ends = bench.answers()
+    assert out == {n: answer(prompt, 20) for n, prompt in enumerate(prompts)}
+    assert ends[0].preemptions == 0
+    bench.check_idle()
+
+
+def test_a_stop_learned_late_drops_the_surplus():
+    stop = answer(range(6), 10)[4]
+    expected = answer(range(6), 10, {stop})
+    for depth in (1, 2, 3):
+        bench = Bench(depth=depth)
+        bench.add(range(6), 10, {stop})
+        bench.run()
+        out, ends = bench.answers()
+        assert out[0] == expected
+        assert ends[0].stop_token == stop
+        bench.check_idle()
+
+
+def test_a_row_is_not_reused_before_its_fence():
+    bench = Bench(max_rows=1, depth=2)
+    bench.add(range(4), 3)
+    bench.add(range(4, 8), 3)
+    bench.run()
+    assert bench.answers()[0] == {0: answer(range(4), 3), 1: answer(range(4, 8), 3)}
+
+
+@st.composite
+def workloads(draw):
+    shape = {
+        "num_blocks": draw(st.integers(8, 24)),
+        "block_size": draw(st.sampled_from([1, 2, 4])),
+        "max_rows": draw(st.integers(1, 6)),
+        "budget": draw(st.integers(6, 24)),
+    }
+    room = shape["num_blocks"] * shape["block_size"]
+    requests = []
+    for _ in range(draw(st.integers(1, 10))):
+        length = draw(st.integers(1, room - 1))
+        prompt = [draw(st.integers(0, 1))] * (length // 2) + list(range(length - length // 2))
+        requests.append(
+            (
+                prompt,
+                draw(st.integers(1, room - length)),
+                draw(st.frozensets(st.integers(0, VOCAB - 1), max_size=3)),
+            )
+        )
+    moves = draw(st.lists(st.sampled_from(["add", "send", "answer", "answer", "cancel"]), max_size=60))
+    return shape, requests, moves
+
+
+@settings(max_examples=150, deadline=None)
+@given(workloads(), st.integers(1, 3), st.booleans(), st.randoms(use_true_random=False))
+def test_any_order_of_events_gives_every_request_its_own_tokens(workload, depth, caching, random):
+    shape, requests, moves = workload
+    bench = Bench(depth=depth, caching=caching, max_model_len=128, **shape)
+    todo, live, cancelled = deque(requests), [], set()
+    expected = {}
+    for move in [*moves, *["add"] * len(requests)]:
+        if move == "add" and todo:
+            prompt, max_tokens, stops = todo.popleft()
+            request = bench.add(prompt, max_tokens, stops)
+            expected[request.id] = answer(prompt, max_tokens, stops)
+            live.append(request)
+        elif move == "send":
+            bench.send()
+        elif move == "answer" and bench.in_flight:
+            bench.answer()
+        elif move == "cancel" and live:
+            request = live.pop(random.randrange(len(live)))
+            if request.id in bench.session.requests:
+                bench.cancel(request)
+                cancelled.add(request.id)
+    bench.run()
+    out, ends = bench.answers()
+    for id, tokens in expected.items():
+        if id in cancelled:
+            assert id not in ends
+            assert out.get(id, []) == tokens[: len(out.get(id, []))]
+        else:
+            assert out[id] == tokens
+            assert id in ends
+    bench.check_idle()

@@ -1,0 +1,142 @@
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from prefix_cache.hashing import Digest
+from scheduler.block_pool import BlockPool
+
+
+def digest(n):
+    return Digest(n.to_bytes(16, "little"))
+
+
+def test_blocks_are_reusable_only_behind_the_fence():
+    pool = BlockPool(4)
+    blocks = pool.allocate(4)
+    pool.release(blocks, after_step=7)
+    assert (pool.available, pool.fenced, pool.held) == (0, 4, 4)
+    pool.settle(6)
+    assert pool.available == 0
+    pool.settle(7)
+    assert (pool.free, pool.fenced, pool.held) == (4, 0, 0)
+
+
+def test_known_blocks_stay_cached_and_tails_go_first():
+    pool = BlockPool(4)
+    blocks = pool.allocate(3)
+    for n, block in enumerate(blocks):
+        pool.register(block, digest(n))
+    pool.release(blocks, 0)
+    pool.settle(0)
+    assert (pool.free, pool.cached) == (1, 3)
+    pool.allocate(2)  # the free one, then the tail of the chain
+    assert pool.index.match([digest(0), digest(1), digest(2)]) == blocks[:2]
+
+
+def test_acquired_blocks_are_not_evicted():
+    pool = BlockPool(2)
+    (block,) = pool.allocate(1)
+    pool.register(block, digest(1))
+    pool.release([block], 0)
+    pool.settle(0)
+    assert pool.idle_among([block]) == 1
+    pool.acquire([block])
+    pool.acquire([block])
+    assert pool.available == 1
+    pool.release([block], 1)
+    pool.settle(1)
+    assert pool.held == 1
+    pool.release([block], 2)
+    pool.settle(2)
+    assert pool.cached == 1
+
+
+def test_a_fenced_block_can_be_acquired_and_fenced_again():
+    pool = BlockPool(1)
+    (block,) = pool.allocate(1)
+    pool.register(block, digest(1))
+    pool.release([block], 1)
+    pool.acquire([block])
+    assert pool.fenced == 0
+    pool.release([block], 2)
+    pool.settle(1)
+    assert (pool.cached, pool.fenced) == (0, 1)
+    pool.settle(2)
+    assert (pool.cached, pool.fenced) == (1, 0)
+    pool.check()
+
+
+def test_allocating_more_than_available_is_a_bug():
+    with pytest.raises(AssertionError, match="3 blocks wanted, 2 available"):
+        BlockPool(2).allocate(3)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Users who allocate, share, register, release and settle in any order."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = BlockPool(12)
+        self.users = []
+        self.step = 0
+        self.settled = 0
+        self.digests = 0
+        self.known = {}
+
+    @precondition(lambda self: self.pool.available)
+    @rule(data=st.data())
+    def allocate(self, data):
+        count = data.draw(st.integers(1, self.pool.available))
+        blocks = self.pool.allocate(count)
+        held = {b for user in self.users for b in user}
+        assert not held & set(blocks)
+        self.known = {d: b for d, b in self.known.items() if b not in blocks}
+        self.users.append(blocks)
+
+    @precondition(lambda self: self.users)
+    @rule(data=st.data())
+    def register(self, data):
+        for block in data.draw(st.sampled_from(self.users)):
+            if not self.pool.index.has(block):
+                self.digests += 1
+                self.pool.register(block, digest(self.digests))
+                self.known[digest(self.digests)] = block
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def share(self, data):
+        wanted = data.draw(st.lists(st.sampled_from(sorted(self.known)), unique=True, min_size=1))
+        blocks = [self.known[d] for d in wanted]
+        assert self.pool.index.match(wanted) == blocks
+        self.pool.acquire(blocks)
+        self.users.append(blocks)
+
+    @precondition(lambda self: self.users)
+    @rule(data=st.data())
+    def release(self, data):
+        user = self.users.pop(data.draw(st.integers(0, len(self.users) - 1)))
+        self.step += data.draw(st.integers(0, 1))
+        self.pool.release(user, self.step)
+
+    @rule(data=st.data())
+    def settle(self, data):
+        self.settled = data.draw(st.integers(self.settled, self.step))
+        self.pool.settle(self.settled)
+
+    @invariant()
+    def books_balance(self):
+        self.pool.check()
+        assert self.pool.free + self.pool.held + self.pool.cached == 12
+        assert len(self.pool.index) == len(self.known)
+
+    def teardown(self):
+        for user in self.users:
+            self.pool.release(user, self.step)
+        self.pool.settle(self.step)
+        self.pool.check()
+        assert self.pool.held == 0
+
+
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPoolMachine = PoolMachine.TestCase

@@ -1,0 +1,29 @@
+from types import SimpleNamespace
+
+from scheduler.queue import WaitingQueue
+
+
+def request(arrival, tokens=3):
+    return SimpleNamespace(arrival=arrival, tokens=[0] * tokens, cancelled=False)
+
+
+def test_a_request_that_comes_back_takes_its_old_place():
+    queue = WaitingQueue()
+    first, second, third = (request(n) for n in range(3))
+    queue.push(second)
+    queue.push(third)
+    queue.push(first)
+    assert queue.peek() is first
+    assert queue.drain() == [first, second, third]
+    assert queue.peek() is None
+
+
+def test_cancelled_requests_do_not_count():
+    queue = WaitingQueue()
+    first, second = request(0, 5), request(1, 7)
+    queue.push(first)
+    queue.push(second)
+    queue.cancel(first)
+    assert (len(queue), queue.tokens) == (1, 7)
+    assert queue.pop() is second if queue.peek() else False
+    assert (len(queue), queue.tokens) == (0, 0)
