@@ -37,6 +37,10 @@ class PrefixIndex:
         self._digest_of[block] = digest
         return True
 
+    def digest_of(self, block: int) -> Digest | None:
+        """What `block` holds, if that is known."""
+        return self._digest_of.get(block)
+
     def has(self, block: int) -> bool:
         """Whether `block` holds a known digest."""
         return block in self._digest_of

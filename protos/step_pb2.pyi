@@ -55,6 +55,7 @@ class WorkerDescription(google.protobuf.message.Message):
     VOCAB_SIZE_FIELD_NUMBER: builtins.int
     DEVICE_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
+    BLOCK_GENERATIONS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     epoch: builtins.int
     """drawn at start: the same epoch means the same block contents"""
@@ -71,6 +72,10 @@ class WorkerDescription(google.protobuf.message.Message):
     vocab_size: builtins.int
     device: builtins.str
     dtype: builtins.str
+    block_generations: builtins.bytes
+    """u32 [num_blocks]: how often each block was given to a row to be written. Who remembers the number with what
+    the block held then knows whether it still does.
+    """
     def __init__(
         self,
         *,
@@ -85,8 +90,9 @@ class WorkerDescription(google.protobuf.message.Message):
         vocab_size: builtins.int = ...,
         device: builtins.str = ...,
         dtype: builtins.str = ...,
+        block_generations: builtins.bytes = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerDescription: typing_extensions.TypeAlias = WorkerDescription
@@ -115,7 +121,7 @@ class NewRow(google.protobuf.message.Message):
     computed: builtins.int
     """leading tokens whose keys and values the blocks hold already"""
     block_ids: builtins.bytes
-    """i32, in order"""
+    """i32, in order; those past the computed tokens will be written"""
     traceparent: builtins.str
     """W3C trace context, empty when the request is not traced"""
     @property

@@ -151,7 +151,7 @@ class Batcher:
             rows.known[row] += 1
             rows.decoding[row] = True
         # In step order its blocks are full before anything sent later can read them.
-        self.register_full([row])
+        self.register_full([row], self.sent + 1)
         return row, length
 
     def _pack(self, batch: StepBatch, grown: list[tuple[int, int]], chunks: list[tuple[int, int]]) -> None:
@@ -272,8 +272,8 @@ class Batcher:
 
     # Sharing
 
-    def register_full(self, candidates: Sequence[int]) -> None:
-        """Makes the full blocks of these rows known to the prefix index."""
+    def register_full(self, candidates: Sequence[int], step: int) -> None:
+        """Makes the blocks of these rows that are full after `step` known to the prefix index."""
         if not self._caching or not len(candidates):
             return
         rows = self.rows
@@ -285,7 +285,7 @@ class Batcher:
             request = self._request(row)
             request.hash_blocks(rows.tokens[row, : end * rows.block_size], rows.block_size)
             for position in range(start, end):
-                self.pool.register(int(rows.block_table[row, position]), request.digests[position])
+                self.pool.register(int(rows.block_table[row, position]), request.digests[position], step)
             rows.hashed[row] = end
 
     def _runs(self, row: int) -> bool:

@@ -10,23 +10,35 @@ been answered (the fence). Everything is O(1) per block.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from prefix_cache.hashing import Digest
 from prefix_cache.index import PrefixIndex
 
 
+class Contents(NamedTuple):
+    """That `block` holds `digest` as long as its generation stays the same."""
+
+    block: int
+    digest: Digest
+    generation: int
+
+
 class BlockPool:
     """Allocates, shares and recycles block ids 0 .. num_blocks - 1."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, generations: Sequence[int] = ()) -> None:
+        """`generations` says how often each block has been written already; all unwritten by default."""
         self.num_blocks = num_blocks
+        self.generations = list(generations) or [0] * num_blocks
         self.index = PrefixIndex()
         self._references = [0] * num_blocks
         # Low ids first: a lightly used pool touches little memory.
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached = _LruList(num_blocks)
         self._fences: deque[tuple[int, list[int]]] = deque()
+        self._unconfirmed: deque[tuple[int, int, Digest]] = deque()
         self._fence_of: dict[
             int, int
         ] = {}  # the fence that counts: a block may pass several before one holds
@@ -67,6 +79,7 @@ class BlockPool:
         blocks = [self._free.pop() if self._free else self._evict() for _ in range(count)]
         for block in blocks:
             self._references[block] = 1
+            self.generations[block] += 1
         return blocks
 
     def acquire(self, blocks: Iterable[int]) -> None:
@@ -76,9 +89,38 @@ class BlockPool:
                 self._cached.remove(block)
             self._references[block] += 1
 
-    def register(self, block: int, digest: Digest) -> None:
-        """A held block is full and its contents are `digest`, so that others may share it."""
-        self.index.insert(digest, block)
+    def register(self, block: int, digest: Digest, step: int) -> None:
+        """A held block is full, and holds `digest` once `step` is done: steps after it may share it."""
+        if self.index.insert(digest, block):
+            self._unconfirmed.append((step, block, digest))
+
+    def confirmed(self, step: int) -> list[Contents]:
+        """What has been registered and is in place for sure, now that `step` has been answered. Once each."""
+        contents = []
+        while self._unconfirmed and self._unconfirmed[0][0] <= step:
+            _, block, digest = self._unconfirmed.popleft()
+            if self.index.digest_of(block) == digest:
+                contents.append(Contents(block, digest, self.generations[block]))
+        return contents
+
+    def restore(self, remembered: Mapping[int, tuple[Digest, int]]) -> int:
+        """Makes free blocks cached ones where they still hold what is remembered of them.
+
+        `remembered` gives digest and generation by block; with another generation it was written since.
+        Returns how many blocks were restored.
+        """
+        valid = {
+            block: digest
+            for block, (digest, generation) in remembered.items()
+            if 0 <= block < self.num_blocks and self.generations[block] == generation
+        }
+        restored = {
+            block for block in self._free if block in valid and self.index.insert(valid[block], block)
+        }
+        self._free = [block for block in self._free if block not in restored]
+        for block in sorted(restored):
+            self._cached.append(block)
+        return len(restored)
 
     def release(self, blocks: Sequence[int], after_step: int) -> None:
         """Gives blocks back; they are reusable once `settle(after_step)` has been called.

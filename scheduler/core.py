@@ -9,6 +9,7 @@ import structlog
 
 from batchyard.errors import InvalidRequest
 from batchyard.telemetry import is_sampled, parse_traceparent
+from prefix_cache.mirror import PrefixMirror
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import (
     REFUSAL_REASON_INVALID,
@@ -31,14 +32,21 @@ log = structlog.get_logger()
 class Scheduler:
     """Steps every worker. Single-threaded: everything happens on one event loop, in small turns."""
 
-    def __init__(self, transports: Sequence[Transport], options: LaneOptions, spans: RequestSpans) -> None:
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        options: LaneOptions,
+        spans: RequestSpans,
+        mirror: PrefixMirror | None = None,
+    ) -> None:
         self.sessions = Sessions()
         self.waiting = WaitingQueue()  # not yet given to a worker
         self.preemptions = 0
         self.lanes = [
-            Lane(transport, options, self.sessions, self, self._wake, self._take_back)
+            Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
             for transport in transports
         ]
+        self.mirror = mirror
         self._spans = spans
         self._arrivals = itertools.count()
         self._woken = False
@@ -48,6 +56,8 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             for lane in self.lanes:
                 group.create_task(lane.run())
+            if self.mirror:
+                group.create_task(self.mirror.run())
 
     # What gateways ask
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import structlog
 
 from batchyard.errors import InternalError, ProtocolError
+from prefix_cache.mirror import PrefixMirror, key_of
+from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
@@ -44,6 +46,11 @@ class _Connection:
     batcher: Batcher
     results: ResultHandler
     in_flight: deque[Step]
+    mirror_key: str
+
+
+def _mirror_key(worker: WorkerDescription) -> str:
+    return key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
 
 
 class Lane:
@@ -57,6 +64,7 @@ class Lane:
         admissions: Admissions,
         on_change: Callable[[], None],
         take_back: Callable[[list[Request]], None],
+        mirror: PrefixMirror | None,
     ) -> None:
         """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
         self.address = transport.address
@@ -72,6 +80,7 @@ class Lane:
         self._admissions = admissions
         self._on_change = on_change
         self._take_back = take_back
+        self._mirror = mirror
         self._connection: _Connection | None = None
 
     @property
@@ -142,12 +151,15 @@ class Lane:
     async def _connect(self) -> None:
         worker = await self._transport.describe()
         rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
-        pool = BlockPool(worker.num_blocks)
+        pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
+        restored = await self._restore(worker, pool)
         batcher = Batcher(
             rows, pool, worker.max_batched_tokens, caching=self._options.caching, admissions=self._admissions
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
-        self._connection = _Connection(worker, self._transport.open(), batcher, results, deque())
+        self._connection = _Connection(
+            worker, self._transport.open(), batcher, results, deque(), _mirror_key(worker)
+        )
         self.worker = worker
         self.last_result = time.monotonic()
         log.info(
@@ -157,6 +169,7 @@ class Lane:
             device=worker.device,
             blocks=worker.num_blocks,
             rows=worker.max_rows,
+            warm_blocks=restored,
         )
         self._on_change()
 
@@ -173,11 +186,23 @@ class Lane:
                 step = connection.in_flight.popleft()
                 self.tokens += connection.results.apply(step, result)
                 self._take_back(connection.batcher.settle(result.step))
+                self._remember(connection, result.step)
                 self._account(step)
                 self._sessions.flush()
                 self._on_change()
         finally:
             watchdog.cancel()
+
+    async def _restore(self, worker: WorkerDescription, pool: BlockPool) -> int:
+        """Makes what the mirror knows of this worker's blocks, and is still true, usable again."""
+        if self._mirror is None or not self._options.caching:
+            return 0
+        return pool.restore(await self._mirror.load(_mirror_key(worker)))
+
+    def _remember(self, connection: _Connection, step: int) -> None:
+        for contents in connection.batcher.pool.confirmed(step):
+            if self._mirror:
+                self._mirror.note(connection.mirror_key, *contents)
 
     def _account(self, step: Step) -> None:
         self.last_result = time.monotonic()

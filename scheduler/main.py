@@ -7,8 +7,10 @@ import signal
 import structlog
 
 from batchyard.config import SchedulerSettings
+from batchyard.errors import ConfigError
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
+from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
@@ -30,7 +32,8 @@ async def run(settings: SchedulerSettings) -> None:
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
     transports = [GrpcTransport(address) for address in settings.worker_addresses]
     options = LaneOptions(settings.steps_in_flight, settings.step_timeout, settings.enable_prefix_caching)
-    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer))
+    mirror = _mirror(settings.redis)
+    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror)
     server = RpcServer(settings.scheduler_listen)
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
     await server.start()
@@ -45,6 +48,17 @@ async def run(settings: SchedulerSettings) -> None:
     await server.stop(grace=1.0)
     steps.cancel()
     await asyncio.gather(steps, *(transport.close() for transport in transports), return_exceptions=True)
+    if mirror:
+        await mirror.close()
     if metrics:
         metrics.shutdown()
     telemetry.shutdown()
+
+
+def _mirror(url: str | None) -> PrefixMirror | None:
+    if not url:
+        return None
+    try:
+        return PrefixMirror(url)
+    except ValueError as error:
+        raise ConfigError(f"redis: {url!r} is no Redis URL ({error})") from error

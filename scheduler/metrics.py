@@ -40,6 +40,10 @@ class SchedulerCollector(Collector):
             connected.add_metric([name], worker.connected)
         yield from (blocks, rows, connected)
         yield from self._steps()
+        if mirror := self._scheduler.mirror:
+            lag = GaugeMetricFamily("batchyard_mirror_lag", "blocks not written to Redis yet")
+            lag.add_metric([], mirror.lag)
+            yield lag
 
     def _steps(self) -> Iterator[Metric]:
         steps = CounterMetricFamily("batchyard_steps", "steps answered", labels=["worker"])

@@ -25,9 +25,9 @@ def submit(id, prompt, max_tokens, stop_ids=(), salt="", **sampling):
     )
 
 
-def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0):
+def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, mirror=None):
     options = LaneOptions(steps_in_flight, step_timeout, caching)
-    return Scheduler(transports, options, RequestSpans(NoOpTracer()))
+    return Scheduler(transports, options, RequestSpans(NoOpTracer()), mirror)
 
 
 class Client:

@@ -2,8 +2,8 @@
 
 Every cache slot remembers which token, at which position, was written last. Before a row samples, the worker
 reads its whole context back through its block table: a block given to two rows, reused too early, or matched
-to the wrong prefix shows up as a wrong token in a slot. The next token is a hash of the context, so any run of a
-request, batched, preempted or moved, must end in the same tokens.
+to the wrong prefix shows up as a wrong token in a slot. The next token is a hash of the context, so any run
+of a request, batched, preempted or moved, must end in the same tokens.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from batchyard.errors import WorkerLost
-from protos.packing import pack_i32, unpack_i32
+from protos.packing import pack_i32, pack_u32, unpack_i32
 from protos.step_pb2 import StepBatch, StepResult, WorkerDescription
 
 VOCAB = 50
@@ -62,6 +62,11 @@ class SimulatedWorker:
         self.rows = {}
         self.last_step = 0
         self.computed_tokens = 0
+        self.generations = [0] * num_blocks
+
+    def describe(self):
+        self.worker.block_generations = pack_u32(self.generations)
+        return self.worker
 
     def reset(self):
         self.rows.clear()
@@ -97,11 +102,14 @@ class SimulatedWorker:
             assert 0 <= new.row < self.worker.max_rows
             blocks = unpack_i32(new.block_ids).tolist()
             assert len(set(blocks)) == len(blocks)
+            for block in blocks[new.computed // self.worker.block_size :]:
+                self.generations[block] += 1
             self.rows[new.row] = _Row(unpack_i32(new.tokens).tolist(), blocks, new.computed)
         for r, block in zip(
             unpack_i32(batch.grown_rows).tolist(), unpack_i32(batch.grown_blocks).tolist(), strict=True
         ):
             self.rows[r].blocks.append(block)
+            self.generations[block] += 1
 
     def _write(self, row, count):
         size = self.worker.block_size
@@ -141,7 +149,7 @@ class SimulatedTransport:
     async def describe(self):
         if self.lost:
             raise WorkerLost("gone")
-        return self.simulated.worker
+        return self.simulated.describe()
 
     def open(self):
         self.simulated.reset()

@@ -26,7 +26,7 @@ def test_known_blocks_stay_cached_and_tails_go_first():
     pool = BlockPool(4)
     blocks = pool.allocate(3)
     for n, block in enumerate(blocks):
-        pool.register(block, digest(n))
+        pool.register(block, digest(n), 0)
     pool.release(blocks, 0)
     pool.settle(0)
     assert (pool.free, pool.cached) == (1, 3)
@@ -37,7 +37,7 @@ def test_known_blocks_stay_cached_and_tails_go_first():
 def test_acquired_blocks_are_not_evicted():
     pool = BlockPool(2)
     (block,) = pool.allocate(1)
-    pool.register(block, digest(1))
+    pool.register(block, digest(1), 0)
     pool.release([block], 0)
     pool.settle(0)
     assert pool.idle_among([block]) == 1
@@ -55,7 +55,7 @@ def test_acquired_blocks_are_not_evicted():
 def test_a_fenced_block_can_be_acquired_and_fenced_again():
     pool = BlockPool(1)
     (block,) = pool.allocate(1)
-    pool.register(block, digest(1))
+    pool.register(block, digest(1), 0)
     pool.release([block], 1)
     pool.acquire([block])
     assert pool.fenced == 0
@@ -70,6 +70,30 @@ def test_a_fenced_block_can_be_acquired_and_fenced_again():
 def test_allocating_more_than_available_is_a_bug():
     with pytest.raises(AssertionError, match="3 blocks wanted, 2 available"):
         BlockPool(2).allocate(3)
+
+
+def test_contents_are_confirmed_once_their_step_is_answered_and_only_while_they_last():
+    pool = BlockPool(2)
+    first, second = pool.allocate(2)
+    pool.register(first, digest(1), step=3)
+    pool.register(second, digest(2), step=4)
+    assert pool.confirmed(2) == []
+    assert pool.confirmed(3) == [(first, digest(1), 1)]
+    pool.release([second], 3)
+    pool.settle(3)
+    pool.allocate(1)
+    assert pool.confirmed(4) == []
+
+
+def test_only_blocks_of_the_remembered_generation_are_restored():
+    pool = BlockPool(4, generations=[3, 1, 0, 7])
+    restored = pool.restore({0: (digest(1), 3), 1: (digest(2), 2), 3: (digest(3), 7), 9: (digest(4), 0)})
+    assert restored == 2
+    assert pool.index.match([digest(1), digest(3)]) == [0, 3]
+    assert (pool.free, pool.cached) == (2, 2)
+    pool.allocate(4)
+    assert pool.generations == [4, 2, 1, 8]
+    assert len(pool.index) == 0
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -100,7 +124,7 @@ class PoolMachine(RuleBasedStateMachine):
         for block in data.draw(st.sampled_from(self.users)):
             if not self.pool.index.has(block):
                 self.digests += 1
-                self.pool.register(block, digest(self.digests))
+                self.pool.register(block, digest(self.digests), 0)
                 self.known[digest(self.digests)] = block
 
     @precondition(lambda self: self.known)

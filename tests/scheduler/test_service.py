@@ -22,7 +22,7 @@ class SimulatedService(WorkerServicer):
         self.streams = 0
 
     async def Describe(self, request, context):
-        return self.simulated.worker
+        return self.simulated.describe()
 
     async def Steps(self, request_iterator, context):
         self.simulated.reset()

@@ -1,0 +1,123 @@
+"""The prefix index, mirrored in Redis, so that a restarted scheduler finds its workers' caches warm.
+
+One Redis hash per worker epoch, a field per block:
+
+    batchyard:prefix:{model}:{block_size}:{worker}:{epoch}
+        block (u32 LE)  ->  digest (16 bytes), generation (u32 LE)
+
+A hit is never false: the generation counts how often the block was given out to be written, the worker keeps
+the same count, and an entry whose count differs from the worker's is ignored. So nothing has to be deleted
+when a block is reused, and an entry that was never written costs a hit, not a wrong token.
+
+Writing is behind: `note` only fills a dictionary, bounded by the number of blocks, and `run` sends it. While
+Redis is away it fills up; when Redis is back it is sent.
+"""
+
+import asyncio
+import struct
+from collections.abc import Mapping
+from typing import cast
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from prefix_cache.hashing import DIGEST_BYTES, Digest
+
+log = structlog.get_logger()
+
+FLUSH_SECONDS = 0.1
+LOAD_SECONDS = 2.0  # a scheduler starts cold rather than late
+EXPIRE_SECONDS = 3600  # after the last change: an epoch nobody serves any more leaves nothing behind
+_RETRY_SECONDS = 1.0
+_BATCH = 4096  # fields in one command
+_FIELD = struct.Struct("<I")
+_VALUE = struct.Struct(f"<{DIGEST_BYTES}sI")
+
+
+def key_of(model: str, block_size: int, worker_id: str, epoch: int) -> str:
+    """The Redis key of one worker's mirror."""
+    return f"batchyard:prefix:{model}:{block_size}:{worker_id}:{epoch:016x}"
+
+
+class PrefixMirror:
+    """What is yet to be written, and the connection it goes over. All on one event loop."""
+
+    def __init__(self, url: str) -> None:
+        """`url` as redis://host:port/db; nothing is connected yet. Raises ValueError for another form."""
+        # No retries inside the client: while Redis is away, `run` is what tries again.
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=LOAD_SECONDS,
+            socket_connect_timeout=LOAD_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._pending: dict[str, dict[bytes, bytes]] = {}
+        self._writing: dict[str, dict[bytes, bytes]] = {}
+        self._noted = asyncio.Event()
+        self.away = False
+
+    @property
+    def lag(self) -> int:
+        """Blocks noted and not written yet."""
+        return sum(len(fields) for part in (self._pending, self._writing) for fields in part.values())
+
+    def note(self, key: str, block: int, digest: Digest, generation: int) -> None:
+        """`block` holds `digest` for sure. Never waits."""
+        self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(digest, generation)
+        self._noted.set()
+
+    async def load(self, key: str) -> Mapping[int, tuple[Digest, int]]:
+        """Digest and generation by block, as mirrored last; empty when Redis is away or slow."""
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                fields = await self._redis.hgetall(key)
+        except (RedisError, OSError, TimeoutError) as error:
+            log.warning("mirror_not_loaded", error=str(error) or type(error).__name__)
+            return {}
+        loaded = {}
+        for field, value in fields.items():
+            digest, generation = _VALUE.unpack(cast(bytes, value))
+            loaded[_FIELD.unpack(cast(bytes, field))[0]] = (Digest(digest), generation)
+        return loaded
+
+    async def run(self) -> None:
+        """Writes behind until cancelled."""
+        while True:
+            await self._noted.wait()
+            self._noted.clear()
+            written = await self._flush()
+            if not written:
+                self._noted.set()
+            await asyncio.sleep(FLUSH_SECONDS if written else _RETRY_SECONDS)
+
+    async def close(self) -> None:
+        """Writes what is left, if Redis is there, and disconnects."""
+        await self._flush()
+        await self._redis.aclose()
+
+    async def _flush(self) -> bool:
+        self._writing, self._pending = self._pending, {}
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for key, fields in self._writing.items():
+                    items = list(fields.items())
+                    for start in range(0, len(items), _BATCH):
+                        pipe.hset(key, mapping=dict(items[start : start + _BATCH]))
+                    pipe.expire(key, EXPIRE_SECONDS)
+                await pipe.execute()
+        except (RedisError, OSError, TimeoutError) as error:
+            if not self.away:
+                log.warning("mirror_away", error=str(error) or type(error).__name__)
+            self.away = True
+            for key, fields in self._writing.items():  # what was noted meanwhile is newer
+                self._pending[key] = fields | self._pending.get(key, {})
+            self._writing = {}
+            return False
+        self._writing = {}
+        if self.away:
+            log.info("mirror_back")
+        self.away = False
+        return True
