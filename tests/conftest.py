@@ -1,4 +1,12 @@
-"""Servers that tests of several packages use."""
+"""What tests of several packages use."""
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    # Triton decides between interpreting and compiling when it is first imported, and transformers imports it.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import asyncio
 import shutil

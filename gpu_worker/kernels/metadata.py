@@ -19,7 +19,10 @@ class AttentionMetadata:
     slots         [num_tokens] int64: where the token's key and value go, block * block_size + offset;
                   -1 writes nothing (padding)
 
-    The last three are upper bounds the host knows without asking the device.
+    The host knows the rest without asking the device: num_decodes, and upper bounds of the two lengths.
+
+    A batch of fixed size is filled up with decodes of seq_lens 0 and slot -1: they read nothing and attend to
+    nothing, which gives zeros.
     """
 
     query_start: torch.Tensor

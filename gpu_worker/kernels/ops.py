@@ -12,10 +12,13 @@ from gpu_worker.kernels.metadata import AttentionMetadata
 
 
 class Ops(Protocol):
-    """All tensors are contiguous in their last dimension; T is num_tokens."""
+    """T is num_tokens. Activations may be views whose rows lie further apart; all else is contiguous."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """RMSNorm of `x` [T, hidden] (Zhang and Sennrich 2019), computed in float32, returned in x's dtype."""
+        """RMSNorm (Zhang and Sennrich 2019) over the last dimension of `x` [T, hidden] or [T, heads, hidden].
+
+        Computed in float32, returned contiguous and in x's dtype.
+        """
         ...
 
     def add_rms_norm(
@@ -38,11 +41,11 @@ class Ops(Protocol):
         v_cache: torch.Tensor,
         metadata: AttentionMetadata,
     ) -> None:
-        """Rotate q and k in place by their positions (halves convention, as Llama), then write k and v to the cache.
+        """Rotate q and k in place by their positions (halves convention, as Llama), then cache k and v.
 
-        q [T, num_heads, head_dim]; k, v [T, num_kv_heads, head_dim]: views into one packed projection, so their
-        first stride is not num_heads * head_dim. cos_sin [max_positions, head_dim] float32: cosines of the
-        first half, then sines. Caches [num_blocks, block_size, num_kv_heads, head_dim].
+        q [T, num_heads, head_dim]; k, v [T, num_kv_heads, head_dim]: views into one packed projection, so
+        their first stride is not num_heads * head_dim. cos_sin [max_positions, head_dim] float32: cosines of
+        the first half, then sines. Caches [num_blocks, block_size, num_kv_heads, head_dim].
         """
         ...
 
@@ -57,7 +60,7 @@ class Ops(Protocol):
     ) -> torch.Tensor:
         """Causal attention of each sequence over its blocks, giving [T, num_heads * head_dim] in q's dtype.
 
-        q [T, num_heads, head_dim] (strided view). With `window`, a query at position p sees keys at positions
-        greater than p - window only (sliding window, as Mistral).
+        q [T, num_heads, head_dim] (strided view), `scale` > 0. With `window`, a query at position p sees keys
+        at positions greater than p - window only (sliding window, as Mistral).
         """
         ...
