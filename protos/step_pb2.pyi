@@ -11,7 +11,8 @@ A sampled token becomes known, on the device, without leaving the worker.
 
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
-been answered. Opening a stream frees all rows; the contents of the blocks stay.
+been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
+comes once no step of another stream can run any more: what `Describe` says after that is exact.
 """
 
 import builtins

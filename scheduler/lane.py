@@ -149,7 +149,13 @@ class Lane:
             failures += 1
 
     async def _connect(self) -> None:
-        worker = await self._transport.describe()
+        stream = await self._transport.open()
+        try:
+            # Asked after opening: until then, steps of an earlier stream may still have been writing blocks.
+            worker = await self._transport.describe()
+        except BaseException:
+            stream.close()
+            raise
         rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
         pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
         restored = await self._restore(worker, pool)
@@ -157,9 +163,7 @@ class Lane:
             rows, pool, worker.max_batched_tokens, caching=self._options.caching, admissions=self._admissions
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
-        self._connection = _Connection(
-            worker, self._transport.open(), batcher, results, deque(), _mirror_key(worker)
-        )
+        self._connection = _Connection(worker, stream, batcher, results, deque(), _mirror_key(worker))
         self.worker = worker
         self.last_result = time.monotonic()
         log.info(

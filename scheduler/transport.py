@@ -43,8 +43,8 @@ class Transport(Protocol):
         """What the worker is. Raises WorkerLost when it cannot tell yet, or any more."""
         ...
 
-    def open(self) -> StepStream:
-        """Starts a stream, which takes the worker over from any other."""
+    async def open(self) -> StepStream:
+        """A stream that has taken the worker over from any other. Raises WorkerLost when it cannot."""
         ...
 
     async def close(self) -> None:
@@ -67,8 +67,10 @@ class GrpcTransport:
         except grpc.aio.AioRpcError as error:
             raise WorkerLost(f"{self.address}: {error.code().name}: {error.details()}") from error
 
-    def open(self) -> StepStream:
-        return _GrpcStream(self.address, self._stub)
+    async def open(self) -> StepStream:
+        stream = _GrpcStream(self.address, self._stub)
+        await stream.opened()
+        return stream
 
     async def close(self) -> None:
         await self._channel.close()
@@ -78,7 +80,14 @@ class _GrpcStream:
     def __init__(self, address: str, stub: "WorkerAsyncStub") -> None:
         self._address = address
         self._outgoing: asyncio.Queue[StepBatch] = asyncio.Queue()
-        self._call = stub.Steps(self._batches())
+        # Waiting here, in the channel, is what makes a worker that starts be noticed at once.
+        self._call = stub.Steps(self._batches(), wait_for_ready=True)
+
+    async def opened(self) -> None:
+        try:
+            await self._call.wait_for_connection()
+        except grpc.aio.AioRpcError as error:
+            raise WorkerLost(f"{self._address}: {error.code().name}: {error.details()}") from error
 
     def send(self, batch: StepBatch) -> None:
         self._outgoing.put_nowait(batch)

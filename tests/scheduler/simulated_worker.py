@@ -151,7 +151,9 @@ class SimulatedTransport:
             raise WorkerLost("gone")
         return self.simulated.describe()
 
-    def open(self):
+    async def open(self):
+        if self.lost:
+            raise WorkerLost("gone")
         self.simulated.reset()
         self.streams += 1
         self.stream = _SimulatedStream(self)

@@ -27,6 +27,7 @@ class SimulatedService(WorkerServicer):
     async def Steps(self, request_iterator, context):
         self.simulated.reset()
         self.streams += 1
+        await context.send_initial_metadata(())
         async for batch in request_iterator:
             yield self.simulated.execute(batch)
 
@@ -99,11 +100,11 @@ async def test_a_gateway_that_stops_sending_is_answered_with_the_end(stack):
         assert not [message async for message in call]
 
 
-async def test_a_worker_that_cannot_be_reached_is_lost():
+async def test_a_worker_that_cannot_be_reached_is_waited_for():
     transport = GrpcTransport("127.0.0.1:1")
-    stream = transport.open()
-    with pytest.raises(WorkerLost, match=r"127\.0\.0\.1:1: UNAVAILABLE"):
-        await stream.receive()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await transport.open()
     await transport.close()
 
 
@@ -111,7 +112,7 @@ async def test_a_stream_the_worker_ends_is_lost(worker):
     address, _ = worker
     transport = GrpcTransport(address)
     assert (await transport.describe()).worker_id == "sim"
-    stream = transport.open()
+    stream = await transport.open()
     stream.close()
     with pytest.raises((WorkerLost, asyncio.CancelledError)):
         await stream.receive()

@@ -1,0 +1,115 @@
+"""The worker process: one device, one model, one stream of steps."""
+
+import asyncio
+import gc
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from batchyard.config import WorkerSettings
+from batchyard.rpc import RpcServer
+from batchyard.telemetry import Telemetry
+from gpu_worker import service
+from gpu_worker.engine import StepEngine, single_thread
+from gpu_worker.metrics import WorkerMetrics
+from gpu_worker.observers import StepObserver
+from gpu_worker.startup import start_runner
+from gpu_worker.tracing import WorkerSpans
+from protos.step_pb2 import WorkerDescription
+from protos.step_pb2_grpc import add_WorkerServicer_to_server
+
+log = structlog.get_logger()
+
+_GRACE = 1.0  # seconds for streams to end
+
+
+class _Stopped(Exception):
+    """The process was told to end while it was still starting."""
+
+
+async def run(settings: WorkerSettings) -> None:
+    """Serves until SIGTERM or SIGINT. Health says NOT_SERVING until the model is loaded and warm.
+
+    Raises AddressInUse, ConfigError and ModelError.
+    """
+    stop = _StopSignal()
+    worker = service.WorkerService()
+    server = RpcServer(settings.listen)
+    server.add(add_WorkerServicer_to_server, worker, service.NAME)
+    await server.start()
+    # Everything that touches the device happens on this thread.
+    step_thread = single_thread("steps")
+    try:
+        loading = step_thread.submit(start_runner, settings, stop.check)
+        runner, description = await asyncio.wrap_future(loading)
+        with _observers(settings, description.num_blocks) as observers:
+            engine = StepEngine(runner, observers, step_thread)
+            worker.set_ready(engine, description, runner.rows)
+            await _serve(server, description, stop)
+            engine.end_stream()
+            await server.stop(_GRACE)
+            await asyncio.to_thread(engine.shutdown)
+    except _Stopped:
+        log.info("stopped_while_loading")
+    finally:
+        await server.stop(0)
+        step_thread.shutdown()
+
+
+@contextmanager
+def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepObserver]]:
+    """What watches the steps: metrics always, traces where they go somewhere."""
+    metrics = WorkerMetrics(num_blocks)
+    telemetry = Telemetry("batchyard-worker", settings.worker_id, settings.otlp, settings.trace_sample)
+    observers: list[StepObserver] = [metrics]
+    if settings.otlp:
+        observers.append(WorkerSpans(telemetry.tracer, settings.worker_id))
+    close_metrics = metrics.serve(settings.metrics_port) if settings.metrics_port else None
+    try:
+        yield observers
+    finally:
+        if close_metrics:
+            close_metrics()
+        telemetry.shutdown()
+
+
+async def _serve(server: RpcServer, description: WorkerDescription, stop: "_StopSignal") -> None:
+    # What exists now stays: collections need not walk over it again in the middle of a step.
+    gc.collect()
+    gc.freeze()
+    await server.set_serving(True)
+    log.info(
+        "worker_ready",
+        address=server.address,
+        model=description.model,
+        device=description.device,
+        blocks=description.num_blocks,
+        max_model_len=description.max_model_len,
+    )
+    await stop.wait()
+    await server.set_serving(False)
+
+
+class _StopSignal:
+    """SIGTERM or SIGINT, for the event loop and for other threads."""
+
+    def __init__(self) -> None:
+        self._seen_by_loop = asyncio.Event()
+        self._seen_by_threads = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.set)
+
+    def set(self) -> None:
+        self._seen_by_threads.set()
+        self._seen_by_loop.set()
+
+    async def wait(self) -> None:
+        await self._seen_by_loop.wait()
+
+    def check(self) -> None:
+        """Raises _Stopped once there was a signal."""
+        if self._seen_by_threads.is_set():
+            raise _Stopped

@@ -1,0 +1,94 @@
+"""The worker process, run in this one."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import threading
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from batchyard.config import WorkerSettings
+from batchyard.errors import AddressInUse, ConfigError
+from batchyard.rpc import connect
+from gpu_worker import main
+from gpu_worker.startup import start_runner
+from protos.step_pb2 import DescribeWorkerRequest
+from protos.step_pb2_grpc import WorkerStub
+from tests.gpu_worker.helpers import batch, greedy, new_row, random_prompts, sampled_of
+
+DEADLINE = 20
+
+
+@pytest.fixture
+def settings(tiny_llama, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        metrics_port = probe.getsockname()[1]
+    return WorkerSettings(
+        model=str(tiny_llama[0]),
+        device="cpu",
+        max_num_seqs=4,
+        listen=f"unix:{tmp_path}/worker.sock",
+        metrics_port=metrics_port,
+    )
+
+
+@pytest.fixture(autouse=True)
+def thaw():
+    yield
+    gc.unfreeze()
+
+
+async def test_loads_serves_and_ends(settings, tiny_llama, monkeypatch):
+    seen = threading.Event()
+
+    def start_slowly(*args):
+        seen.wait(DEADLINE)
+        return start_runner(*args)
+
+    monkeypatch.setattr(main, "start_runner", start_slowly)
+    async with asyncio.timeout(DEADLINE), connect(settings.listen) as channel:
+        running = asyncio.create_task(main.run(settings))
+        health = health_pb2_grpc.HealthStub(channel)
+        statuses = []
+        watch = health.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        async for reply in watch:
+            statuses.append(reply.status)
+            seen.set()
+            if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                break
+        watch.cancel()
+        assert statuses == [
+            health_pb2.HealthCheckResponse.NOT_SERVING,
+            health_pb2.HealthCheckResponse.SERVING,
+        ]
+        stub = WorkerStub(channel)
+        assert (await stub.Describe(DescribeWorkerRequest())).max_rows == 4
+        (prompt,) = random_prompts(7)
+        steps = stub.Steps()
+        await steps.write(batch(1, [new_row(0, prompt, [0])], chunks=[(0, 7)]))
+        assert sampled_of(await steps.read()) == {0: greedy(tiny_llama[1], prompt, 1)[0]}
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+        assert await steps.code() == grpc.StatusCode.UNAVAILABLE
+        assert await steps.details() == "the worker is shutting down"
+
+
+async def test_ends_while_it_loads(settings):
+    async with asyncio.timeout(DEADLINE):
+        running = asyncio.create_task(main.run(settings))
+        await asyncio.sleep(0)  # its signal handlers are in place
+        os.kill(os.getpid(), signal.SIGTERM)
+        await running
+
+
+async def test_what_the_user_can_mend_is_raised(settings, tmp_path):
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(ConfigError, match="--max-model-len"):
+            await main.run(settings.model_copy(update={"max_model_len": 9999}))
+        with pytest.raises(AddressInUse):
+            await main.run(settings.model_copy(update={"listen": f"unix:{tmp_path}/no/such/folder.sock"}))
