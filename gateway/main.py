@@ -1,0 +1,105 @@
+"""The gateway process."""
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack
+
+import structlog
+
+from batchyard.config import GatewaySettings
+from batchyard.hub import resolve_model
+from batchyard.rpc import RpcServer
+from batchyard.telemetry import Telemetry
+from gateway.app import create_app
+from gateway.auth import ApiKey
+from gateway.late_backend import LateBackend
+from gateway.link import SchedulerLink
+from gateway.metrics import Metrics
+from gateway.rpc_service import SERVICE, RpcInference
+from gateway.server import HttpServer, bind
+from gateway.service import Service
+from gateway.tokenizing import Tokenizer
+from protos.inference_pb2_grpc import add_InferenceServicer_to_server
+
+log = structlog.get_logger()
+
+_GRACE_S = 4.0  # for answers under way when the process is told to end; `serve` waits a little longer
+_LOOK_EVERY_S = 1.0  # at whether requests could be answered
+
+
+async def run(settings: GatewaySettings) -> None:
+    """Serves REST and gRPC until SIGTERM or SIGINT, from the start: `/ready` says when there is a worker.
+
+    Raises AddressInUse, ConfigError for a host that is none, ModelError for a tokenizer that cannot be used.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        # First what fails at once: a port that is taken should not cost the time to read a tokenizer.
+        bound = stack.enter_context(bind(settings.host, settings.port, settings.share_port))
+        tokenizer = await asyncio.to_thread(_load_tokenizer, settings.model)
+        telemetry = _telemetry(settings)
+        stack.callback(telemetry.shutdown)
+        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address))
+        model = settings.served_model_name or settings.model
+        service = Service(model, tokenizer, LateBackend(link, tokenizer).get, link.describe)
+        await _serve(settings, service, bound, telemetry, stop)
+
+
+async def _serve(
+    settings: GatewaySettings,
+    service: Service,
+    bound: socket.socket,
+    telemetry: Telemetry,
+    stop: asyncio.Event,
+) -> None:
+    metrics = Metrics()
+    app = create_app(service, api_key=settings.api_key, tracer=telemetry.tracer, metrics=metrics)
+    http = HttpServer(app, bound, _GRACE_S)
+    rpc = await _start_rpc(
+        settings, RpcInference(service, ApiKey(settings.api_key), telemetry.tracer, metrics)
+    )
+    http.start()
+    log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
+    watch = asyncio.create_task(_watch_readiness(service, rpc))
+    await stop.wait()
+    log.info("gateway is ending: answers under way may finish", seconds=_GRACE_S)
+    watch.cancel()
+    async with asyncio.TaskGroup() as ending:  # both at once, for the grace is one
+        ending.create_task(http.stop())
+        if rpc:
+            ending.create_task(rpc.stop(_GRACE_S))
+
+
+def _telemetry(settings: GatewaySettings) -> Telemetry:
+    return Telemetry("batchyard-gateway", f"gateway-{os.getpid()}", settings.otlp, settings.trace_sample)
+
+
+def _load_tokenizer(model: str) -> Tokenizer:
+    return Tokenizer.load(resolve_model(model))
+
+
+async def _start_rpc(settings: GatewaySettings, inference: RpcInference) -> RpcServer | None:
+    if not settings.grpc_port:
+        return None
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    server = RpcServer(f"{host}:{settings.grpc_port}", share_port=settings.share_port)
+    server.add(add_InferenceServicer_to_server, inference, SERVICE)
+    await server.start()
+    return server
+
+
+async def _watch_readiness(service: Service, rpc: RpcServer | None) -> None:
+    """Logs when requests can be answered and when not, and has gRPC's health service say the same."""
+    told: str | None = ""
+    while True:
+        reason = await service.why_not_ready()
+        if reason != told:
+            told = reason
+            log.info("ready" if reason is None else "not ready", model=service.model, reason=reason)
+            if rpc:
+                await rpc.set_serving(reason is None)
+        await asyncio.sleep(_LOOK_EVERY_S)

@@ -1,0 +1,132 @@
+"""What is learned of one API request on its way, told at the end: a span, metrics and one line of the log."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+
+from batchyard.telemetry import parent_context, parse_traceparent, traceparent_of
+from gateway.metrics import Metrics
+from gateway.schema.common import PromptTokensDetails, Usage
+from gateway.types import Piece
+
+log = structlog.get_logger()
+
+CLIENT_GONE = 499  # nginx's status for a client that closed the connection before the answer
+
+
+class Observation:
+    """One API request, from its arrival to the end of its answer. Never holds what it says."""
+
+    def __init__(
+        self, request_id: str, name: str, traceparent: str, tracer: Tracer, metrics: Metrics
+    ) -> None:
+        """`name` is the server span's; `traceparent` the client's W3C trace context, empty without one."""
+        self.request_id = request_id
+        self._error: str | None = None
+        self._our_fault = False
+        self._metrics = metrics
+        self._tracer = tracer
+        self._started = time.perf_counter()
+        context = parent_context(parse_traceparent(traceparent))
+        self.span: Span = tracer.start_span(name, context, SpanKind.SERVER)
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._answers_per_prompt = 1
+        self._ttft: float | None = None  # seconds
+        self._last_piece: dict[int, float] = {}
+        self._finish_reasons: dict[int, str] = {}
+        metrics.in_flight.inc()
+
+    @property
+    def traceparent(self) -> str:
+        """The trace context for those who work on this request; empty when it is not traced."""
+        return traceparent_of(self.span)
+
+    @contextmanager
+    def tokenizing(self) -> Iterator[None]:
+        """The span of turning text into tokens."""
+        with self._tracer.start_as_current_span("tokenize", trace.set_span_in_context(self.span)):
+            yield
+
+    def asked(self, model: str, operation: str, prompt_tokens: int, answers_per_prompt: int) -> None:
+        """The request has been understood. `operation` is a GenAI convention's: chat or text_completion."""
+        self._prompt_tokens = prompt_tokens
+        self._answers_per_prompt = answers_per_prompt
+        self.span.set_attribute("gen_ai.operation.name", operation)
+        self.span.set_attribute("gen_ai.request.model", model)
+
+    def piece(self, index: int, piece: Piece) -> None:
+        """A piece of the answer with this index has come."""
+        if piece.token_ids:
+            now = time.perf_counter()
+            if self._ttft is None:
+                self._ttft = now - self._started
+            elif index in self._last_piece:
+                gap = now - self._last_piece[index]
+                self._metrics.inter_token_latency.observe(gap / len(piece.token_ids))
+            self._last_piece[index] = now
+            self._completion_tokens += len(piece.token_ids)
+        if piece.finish_reason:
+            self._finish_reasons[index] = piece.finish_reason
+            if index % self._answers_per_prompt == 0:  # the others find what the first one has left
+                self._cached_tokens += piece.cached_tokens
+
+    def failed(self, error: str, *, our_fault: bool) -> None:
+        """The answer is an error, or ends in one. `error` is a machine's name of it."""
+        self._error = error
+        self._our_fault = our_fault
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far, as the API tells them."""
+        return Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            total_tokens=self._prompt_tokens + self._completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self._cached_tokens),
+        )
+
+    def end(self, route: str, status: int | str) -> None:
+        """The answer has ended. `route` is a template, never a client's own words; called exactly once."""
+        seconds = time.perf_counter() - self._started
+        metrics = self._metrics
+        metrics.in_flight.dec()
+        metrics.requests.labels(route, str(status)).inc()
+        metrics.duration.labels(route).observe(seconds)
+        if self._last_piece or self._finish_reasons:  # it was not refused
+            metrics.prompt_tokens.inc(self._prompt_tokens)
+        metrics.completion_tokens.inc(self._completion_tokens)
+        if self._ttft is not None:
+            metrics.time_to_first_token.observe(self._ttft)
+        self._end_span(route, status)
+        log.info(
+            "request",
+            route=route,
+            status=status,
+            error=self._error,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            cached_tokens=self._cached_tokens,
+            ttft_ms=None if self._ttft is None else round(self._ttft * 1e3, 2),
+            e2e_ms=round(seconds * 1e3, 2),
+        )
+
+    def _end_span(self, route: str, status: int | str) -> None:
+        span = self.span
+        span.set_attribute("http.route" if isinstance(status, int) else "rpc.method", route)
+        code = "http.response.status_code" if isinstance(status, int) else "rpc.response.status_code"
+        span.set_attribute(code, status)
+        span.set_attribute("gen_ai.usage.input_tokens", self._prompt_tokens)
+        span.set_attribute("gen_ai.usage.output_tokens", self._completion_tokens)
+        reasons = [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
+        span.set_attribute("gen_ai.response.finish_reasons", reasons)
+        if self._error:
+            span.set_attribute("error.type", self._error)
+        if self._our_fault:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end()

@@ -1,0 +1,58 @@
+"""`POST /v1/chat/completions`."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from gateway.body import json_body
+from gateway.chat_output import chat_completion, chat_events
+from gateway.fan_out import collect, fan_out, observed
+from gateway.observation import Observation
+from gateway.openapi import documented
+from gateway.sampling import sampling_params
+from gateway.schema.chat import ChatCompletion, ChatCompletionChunk, ChatRequest
+from gateway.service import Service
+from gateway.sse import EventHead
+from gateway.streaming import EventStream, merge, until_disconnect
+from gateway.tracing import observation_of
+
+Body = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
+Observed = Annotated[Observation, Depends(observation_of)]
+
+
+def chat_router(service: Service) -> APIRouter:
+    """The route, answered by `service`."""
+    router = APIRouter(tags=["generation"])
+
+    @router.post("/v1/chat/completions", **documented(ChatCompletion, ChatRequest, chunk=ChatCompletionChunk))
+    async def chat_completions(request: Request, body: Body, observation: Observed) -> Response:
+        """Continues a conversation, with `stream` as server-sent events."""
+        service.check_model(body.model)
+        backend = await service.backend()
+        params = sampling_params(
+            body,
+            limits=backend.limits,
+            max_tokens=body.answer_limit,
+            logprobs=body.num_logprobs,
+        )
+        with observation.tokenizing():
+            prompt = await service.chat_ids([message.template_turn() for message in body.messages])
+        n = body.n or 1
+        observation.asked(body.model, "chat", len(prompt), n)
+        requests = fan_out([prompt], n, params, observation, body.cache_salt or "")
+        pieces = observed(merge([backend.generator.generate(r) for r in requests]), observation)
+        completion_id = f"chatcmpl-{observation.request_id}"
+        created = int(time.time())
+        if body.stream:
+            head = EventHead("chat.completion.chunk", completion_id, created, body.model, body.include_usage)
+            events = chat_events(head, pieces, body.include_usage, observation)
+            return await EventStream.start(request.receive, events, observation)
+        async with until_disconnect(request.receive):
+            answers = await collect(pieces, n)
+        completion = chat_completion(
+            completion_id, created, body.model, answers, bool(body.logprobs), observation.usage
+        )
+        return Response(completion.model_dump_json(), media_type="application/json")
+
+    return router

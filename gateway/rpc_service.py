@@ -1,0 +1,131 @@
+"""The public gRPC API, `batchyard.v1.Inference`: the same checks and the same generator as REST."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from opentelemetry import trace
+from opentelemetry.trace import Tracer
+
+from gateway.auth import ApiKey
+from gateway.errors import BadParameter, ErrorReply, reply_to
+from gateway.fan_out import fan_out, observed
+from gateway.metrics import Metrics
+from gateway.observation import Observation
+from gateway.rpc_messages import rpc_fields, rpc_response, rpc_turns, rpc_usage
+from gateway.sampling import sampling_params
+from gateway.service import Service
+from gateway.streaming import merge
+from gateway.tracing import request_id
+from protos.inference_pb2 import GenerateRequest, Model, ModelsRequest, ModelsResponse
+from protos.inference_pb2_grpc import InferenceServicer
+
+SERVICE = "batchyard.v1.Inference"
+_GENERATE = f"{SERVICE}/Generate"
+
+_STATUSES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RpcInference(InferenceServicer):
+    """Answers the calls of one gateway process."""
+
+    def __init__(self, service: Service, api_key: ApiKey, tracer: Tracer, metrics: Metrics) -> None:
+        self._service = service
+        self._api_key = api_key
+        self._tracer = tracer
+        self._metrics = metrics
+
+    async def Generate(self, request: GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        """Writes the pieces of all choices as they come. A client that goes away cancels this coroutine."""
+        metadata = _metadata(context)
+        name = request_id(metadata.get("x-request-id"))
+        traceparent = metadata.get("traceparent", "")
+        observation = Observation(name, _GENERATE, traceparent, self._tracer, self._metrics)
+        status = grpc.StatusCode.CANCELLED
+        with structlog.contextvars.bound_contextvars(request_id=name), trace.use_span(observation.span):
+            try:
+                self._api_key.check(_authorization(metadata))
+                await context.send_initial_metadata((("x-request-id", name),))
+                await self._answer(request, context, observation)
+                status = grpc.StatusCode.OK
+            except Exception as error:
+                reply = reply_to(error)
+                observation.failed(reply.name, our_fault=reply.status >= 500)
+                status = _status(reply)
+                await context.abort(status, reply.message, _trailing(reply.headers.get("Retry-After")))
+            finally:
+                observation.end(_GENERATE, status.name)
+
+    async def Models(self, request: ModelsRequest, context: Context) -> ModelsResponse:  # noqa: N802
+        """The models served: there is one."""
+        try:
+            self._api_key.check(_authorization(_metadata(context)))
+            limits = (await self._service.backend()).limits
+        except Exception as error:
+            reply = reply_to(error)
+            await context.abort(_status(reply), reply.message)
+        return ModelsResponse(models=[Model(id=self._service.model, max_model_len=limits.max_model_len)])
+
+    async def _answer(self, request: GenerateRequest, context: Context, observation: Observation) -> None:
+        service = self._service
+        service.check_model(request.model)
+        fields = rpc_fields(request)
+        backend = await service.backend()
+        params = sampling_params(
+            fields,
+            limits=backend.limits,
+            max_tokens=fields.max_tokens,
+            logprobs=fields.logprobs,
+        )
+        with observation.tokenizing():
+            operation, prompt = await self._prompt(request)
+        n = left = fields.n or 1
+        observation.asked(request.model, operation, len(prompt), n)
+        requests = fan_out([prompt], n, params, observation)
+        pieces = observed(merge([backend.generator.generate(r) for r in requests]), observation)
+        async with aclosing(pieces):
+            async for index, piece in pieces:
+                response = rpc_response(observation.request_id, index, piece)
+                left -= piece.finish_reason is not None
+                if not left:
+                    response.usage.CopyFrom(rpc_usage(observation.usage))
+                await context.write(response)
+
+    async def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
+        match request.WhichOneof("prompt"):
+            case "text":
+                return "text_completion", await self._service.prompt_ids(request.text)
+            case "token_ids":
+                return "text_completion", tuple(request.token_ids.ids)
+            case "chat":
+                return "chat", await self._service.chat_ids(rpc_turns(request.chat))
+        raise BadParameter("Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter")
+
+
+def _status(reply: ErrorReply) -> grpc.StatusCode:
+    return _STATUSES.get(reply.status, grpc.StatusCode.INTERNAL)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    metadata = context.invocation_metadata() or ()
+    return {key: value for key, value in metadata if isinstance(value, str)}
+
+
+def _authorization(metadata: dict[str, str]) -> bytes | None:
+    value = metadata.get("authorization")
+    return None if value is None else value.encode()
+
+
+def _trailing(retry_after: str | None) -> Sequence[tuple[str, str]]:
+    return (("retry-after", retry_after),) if retry_after else ()

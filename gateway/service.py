@@ -1,0 +1,86 @@
+"""What is served, to both API surfaces: one model, its tokenizer, and who generates its answers."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from batchyard.errors import SchedulerLost
+from gateway.errors import ModelNotFound
+from gateway.submission import Limits
+from gateway.types import GenerationRequest, Piece
+from protos.scheduling_pb2 import Description
+
+_STALLED_S = 5.0  # since a worker's last step
+
+
+class Tokenizes(Protocol):
+    """The model's tokenizer, as far as the API needs it."""
+
+    async def encode_async(self, text: str) -> list[int]:
+        """Token ids of `text`, the model's begin token included."""
+
+    async def render_chat_async(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a conversation, by the model's chat template."""
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `token_ids`."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """What one token spells: a part of UTF-8 text."""
+
+
+class Generates(Protocol):
+    """Turns a prompt into an answer."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Piece]:
+        """The answer, as it comes. Closing the iterator cancels the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A generator, and what bounds a request to it."""
+
+    generator: Generates
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One model and everything that answers for it."""
+
+    model: str  # its name in the API
+    tokenizer: Tokenizes
+    backend: Callable[[], Awaitable[Backend]]  # raises SchedulerLost before a worker has come
+    describe: Callable[[], Awaitable[Description]]  # the scheduler's state now; raises SchedulerLost
+    created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
+
+    def check_model(self, model: str) -> None:
+        """Raises ModelNotFound where `model` is not the one served."""
+        if model != self.model:
+            raise ModelNotFound(model, self.model)
+
+    async def prompt_ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        """Token ids of a text; or token ids as they are. Raises InvalidRequest."""
+        return tuple(await self.tokenizer.encode_async(prompt) if isinstance(prompt, str) else prompt)
+
+    async def chat_ids(self, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        """Token ids of a conversation of roles and contents. Raises InvalidRequest."""
+        return tuple(await self.tokenizer.render_chat_async(turns))
+
+    async def why_not_ready(self) -> str | None:
+        """Why no request could be answered now; None when one could."""
+        try:
+            description = await self.describe()
+        except SchedulerLost as error:
+            return str(error)
+        if description.ready:
+            return None
+        connected = [worker for worker in description.workers if worker.connected]
+        if not connected:
+            return "No worker is connected to the scheduler."
+        stalled = [worker for worker in connected if worker.seconds_since_step > _STALLED_S]
+        if not stalled:
+            return "The scheduler is not ready."
+        waits = ", ".join(f"{w.worker_id} for {w.seconds_since_step:.0f} s" for w in stalled)
+        return f"No worker answers its steps: {waits}."
