@@ -8,6 +8,11 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
+# Without local variables: prompts and keys are among them.
+_EXCEPTIONS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -29,11 +34,13 @@ def setup_logging(process: str, level: Level, log_format: Literal["auto", "conso
         _add_trace,
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if console
         else structlog.processors.JSONRenderer()
     )
-    exceptions: list[structlog.typing.Processor] = [] if console else [structlog.processors.dict_tracebacks]
+    exceptions: list[structlog.typing.Processor] = [] if console else [_EXCEPTIONS]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

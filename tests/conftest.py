@@ -5,7 +5,7 @@ import os
 import torch
 
 if not torch.cuda.is_available():
-    # Triton decides between interpreting and compiling when it is first imported, and transformers imports it.
+    # Triton decides whether to interpret when it is first imported, and transformers imports it.
     os.environ["TRITON_INTERPRET"] = "1"
 
 import asyncio
