@@ -1,4 +1,4 @@
-"""Microseconds of scheduler Python in a steady decode step, by number of rows: `python -m bench.scheduler_step`.
+"""Microseconds of scheduler Python in a steady decode step, by rows: `python -m bench.scheduler_step`.
 
 The worker's answer is made up at no cost to the scheduler; what is timed is composing a step, packing it, and
 taking the answer up to the message for the gateway. The budget in docs/architecture.md is 300 µs at 256 rows.

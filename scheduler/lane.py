@@ -142,7 +142,10 @@ class Lane:
                 failures = 0
                 await self._receive()
             except InternalError as error:
-                log.warning("worker_lost", address=self.address, error=str(error), connected=self.connected)
+                if self.connected:
+                    log.warning("worker_lost", address=self.address, error=str(error))
+                else:
+                    log.debug("worker_not_ready", address=self.address, error=str(error))
             finally:
                 self._disconnect()
             await asyncio.sleep(_RETRY_WAITS[min(failures, len(_RETRY_WAITS) - 1)])

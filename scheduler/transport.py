@@ -1,7 +1,7 @@
 """How the scheduler reaches a worker: an interface, and gRPC. Tests put a worker in the same process."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
@@ -81,13 +81,15 @@ class _GrpcStream:
         self._address = address
         self._outgoing: asyncio.Queue[StepBatch] = asyncio.Queue()
         # Waiting here, in the channel, is what makes a worker that starts be noticed at once.
-        self._call = stub.Steps(self._batches(), wait_for_ready=True)
+        self._call = stub.Steps(wait_for_ready=True)
+        self._writer: asyncio.Task[None] | None = None
 
     async def opened(self) -> None:
         try:
             await self._call.wait_for_connection()
         except grpc.aio.AioRpcError as error:
             raise WorkerLost(f"{self._address}: {error.code().name}: {error.details()}") from error
+        self._writer = asyncio.create_task(self._write())
 
     def send(self, batch: StepBatch) -> None:
         self._outgoing.put_nowait(batch)
@@ -95,16 +97,33 @@ class _GrpcStream:
     async def receive(self) -> StepResult:
         try:
             result = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise WorkerLost(f"{self._address}: {error.code().name}: {error.details()}") from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await self._lost() from error
+        except asyncio.CancelledError:
+            # Said of the call when it was closed here, and of us when our task is cancelled.
+            if self._call.cancelled() and not _being_cancelled():
+                raise WorkerLost(f"{self._address}: closed") from None
+            raise
         if not isinstance(result, StepResult):  # the end of the stream
-            status = await self._call.code()
-            raise WorkerLost(f"{self._address}: {status.name}: {await self._call.details()}")
+            raise await self._lost()
         return result
 
     def close(self) -> None:
+        if self._writer:
+            self._writer.cancel()
         self._call.cancel()
 
-    async def _batches(self) -> AsyncIterator[StepBatch]:
-        while True:
-            yield await self._outgoing.get()
+    async def _lost(self) -> WorkerLost:
+        status, details = await self._call.code(), await self._call.details()
+        return WorkerLost(f"{self._address}: {status.name}: {details}")
+
+    async def _write(self) -> None:
+        # `receive` is who notices and tells that the stream is broken.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await self._call.write(await self._outgoing.get())
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
