@@ -1,0 +1,88 @@
+"""The whole chain in one process: the real worker, scheduler and generator over real gRPC sockets."""
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+from opentelemetry.trace import NoOpTracer
+
+from batchyard.config import WorkerSettings
+from batchyard.rpc import RpcServer
+from gateway.generation import Generator
+from gateway.link import SchedulerLink
+from gateway.submission import Limits
+from gateway.types import GenerationRequest, SamplingParams
+from gpu_worker import service as worker_service
+from gpu_worker.engine import StepEngine, single_thread
+from gpu_worker.startup import start_runner
+from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
+from protos.step_pb2_grpc import add_WorkerServicer_to_server
+from scheduler.core import Scheduler
+from scheduler.lane import LaneOptions
+from scheduler.service import SchedulerService
+from scheduler.tracing import RequestSpans
+from scheduler.transport import GrpcTransport
+
+
+class Chain:
+    """Ask it for token ids."""
+
+    def __init__(self, generator: Generator, scheduler: Scheduler) -> None:
+        self._generator = generator
+        self.scheduler = scheduler
+
+    async def tokens(self, prompt, max_tokens, **params) -> list[int]:
+        params = {"temperature": 0.0, "ignore_eos": True, **params}
+        request = GenerationRequest("r", tuple(prompt), SamplingParams(max_tokens=max_tokens, **params))
+        ids: list[int] = []
+        async with aclosing(self._generator.generate(request)) as pieces:
+            async for piece in pieces:
+                ids += piece.token_ids
+        return ids
+
+    async def together(self, prompts, max_tokens, **params) -> list[list[int]]:
+        """All at once."""
+        return await asyncio.gather(*(self.tokens(prompt, max_tokens, **params) for prompt in prompts))
+
+    async def in_turn(self, prompts, max_tokens, **params) -> list[list[int]]:
+        """One after another."""
+        return [await self.tokens(prompt, max_tokens, **params) for prompt in prompts]
+
+
+@asynccontextmanager
+async def chain(model: Path | str, folder: Path, tokenizer, steps_in_flight=2, caching=True, **settings):
+    """`settings` are the worker's. `tokenizer` is only needed for text: any will do."""
+    settings = {"model": str(model), "device": "cpu", "cpu_kv_cache_gb": 0.25, **settings}
+    step_thread = single_thread("steps")
+    loading = step_thread.submit(start_runner, WorkerSettings(**settings), lambda: None)
+    runner, description = await asyncio.wrap_future(loading)
+    engine = StepEngine(runner, [], step_thread)
+    service = worker_service.WorkerService()
+    service.set_ready(engine, description, runner.rows)
+    worker = RpcServer(f"unix:{folder}/w.sock")
+    worker.add(add_WorkerServicer_to_server, service, worker_service.NAME)
+    await worker.start()
+    scheduler = Scheduler(
+        [GrpcTransport(worker.address)],
+        LaneOptions(steps_in_flight, 60.0, caching),
+        RequestSpans(NoOpTracer()),
+    )
+    server = RpcServer(f"unix:{folder}/s.sock")
+    server.add(
+        add_SchedulerServicer_to_server, SchedulerService(scheduler), "batchyard.internal.v1.Scheduler"
+    )
+    await server.start()
+    stepping = asyncio.create_task(scheduler.run())
+    try:
+        async with SchedulerLink(server.address) as link:
+            async with asyncio.timeout(20):
+                while not (link.connected and scheduler.lanes[0].connected):
+                    await asyncio.sleep(0.001)
+            limits = Limits(description.max_model_len, description.vocab_size)
+            yield Chain(Generator(link, tokenizer, limits), scheduler)
+    finally:
+        await server.stop(0)
+        stepping.cancel()
+        await asyncio.wait([stepping])
+        await worker.stop(0)
+        await asyncio.to_thread(engine.shutdown)

@@ -1,0 +1,117 @@
+"""Gateway, scheduler and worker as real processes, each started as an operator would."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from batchyard.rpc import connect
+from protos.scheduling_pb2 import DescribeRequest, Description
+from protos.scheduling_pb2_grpc import SchedulerStub
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """Three processes that talk over Unix sockets in `folder`."""
+
+    def __init__(self, folder: Path, model="demo", worker=(), scheduler=(), gateway=()) -> None:
+        self.base_url = f"http://127.0.0.1:{free_port()}"
+        self.grpc_address = f"127.0.0.1:{free_port()}"
+        self.worker_address = f"unix:{folder}/worker.sock"
+        self.scheduler_address = f"unix:{folder}/scheduler.sock"
+        self._log = folder / "log.txt"
+        self._commands = {
+            "worker": ["--model", model, "--listen", self.worker_address, "--device", "cpu", *worker],
+            "scheduler": [
+                "--scheduler-listen",
+                self.scheduler_address,
+                "--worker-addresses",
+                self.worker_address,
+                *scheduler,
+            ],
+            "gateway": [
+                "--model",
+                model,
+                "--scheduler-address",
+                self.scheduler_address,
+                "--port",
+                self.base_url.rsplit(":", 1)[1],
+                "--grpc-port",
+                self.grpc_address.rsplit(":", 1)[1],
+                *gateway,
+            ],
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        with self._log.open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "batchyard.cli", name, *self._commands[name]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        process = self.processes.pop(name)
+        process.send_signal(number)
+        return process.wait(timeout=30)
+
+    def wait_ready(self, seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            dead = [name for name, process in self.processes.items() if process.poll() is not None]
+            if dead:
+                break
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.base_url}/ready", timeout=5):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"not ready; the log says:\n{self._log.read_text()[-4000:]}")
+
+    def __enter__(self) -> "Stack":
+        for name in self._commands:
+            self.start(name)
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self.processes)[::-1]:
+            self.kill(name, signal.SIGTERM)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    async def describe(self) -> Description:
+        async with connect(self.scheduler_address) as channel:
+            return await SchedulerStub(channel).Describe(DescribeRequest(), wait_for_ready=True)
+
+    async def idle(self, seconds: float = 20) -> Description:
+        """Waits until nothing runs, and checks that nothing has leaked."""
+        async with asyncio.timeout(seconds):
+            while True:
+                state = await self.describe()
+                (worker,) = state.workers
+                if not (state.running or state.waiting or worker.rows or worker.steps_in_flight):
+                    break
+                await asyncio.sleep(0.01)
+        assert worker.held_blocks == 0
+        assert worker.free_blocks + worker.held_blocks + worker.cached_blocks == worker.num_blocks
+        return state
