@@ -1,0 +1,50 @@
+"""A worker or a scheduler that dies: what the client sees."""
+
+import asyncio
+
+import aiohttp
+
+from tests.end_to_end.stack import Stack
+
+BODY = {"model": "demo", "prompt": "import os", "max_tokens": 200, "ignore_eos": True, "temperature": 0}
+
+
+async def ask(session, stack):
+    async with session.post(f"{stack.base_url}/v1/completions", json=BODY) as reply:
+        return reply.status, await reply.json()
+
+
+async def first_events(reply, count):
+    async for line in reply.content:
+        count -= line.startswith(b"data: {")
+        if count == 0:
+            return
+
+
+async def test_a_stream_outlives_its_worker_and_requests_outlive_the_scheduler(tmp_path):
+    stack = Stack(tmp_path)
+    await asyncio.to_thread(stack.__enter__)
+    try:
+        async with asyncio.timeout(120), aiohttp.ClientSession() as session:
+            status, calm = await ask(session, stack)
+            assert status == 200
+            async with session.post(
+                f"{stack.base_url}/v1/completions", json=BODY | {"stream": True}
+            ) as reply:
+                await first_events(reply, 20)
+                stack.kill("worker")
+                await asyncio.to_thread(stack.start, "worker")
+                rest = (await reply.content.read()).decode()
+            assert rest.rstrip().endswith("data: [DONE]")
+            await asyncio.to_thread(stack.wait_ready)
+            assert (await ask(session, stack))[1]["choices"] == calm["choices"]
+
+            stack.kill("scheduler")
+            status, answer = await ask(session, stack)
+            assert (status, answer["error"]["type"]) == (503, "service_unavailable_error")
+            await asyncio.to_thread(stack.start, "scheduler")
+            await asyncio.to_thread(stack.wait_ready)
+            status, answer = await ask(session, stack)
+            assert (status, answer["choices"]) == (200, calm["choices"])
+    finally:
+        await asyncio.to_thread(stack.__exit__)

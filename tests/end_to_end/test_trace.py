@@ -1,0 +1,75 @@
+"""One trace over gateway, scheduler and worker for each request, received by a real OTLP collector."""
+
+import asyncio
+
+import aiohttp
+import grpc.aio
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
+
+from tests.end_to_end.stack import Stack
+
+
+class Collector(otlp_grpc.TraceServiceServicer):
+    """Keeps (service, span) of all that is exported."""
+
+    def __init__(self):
+        self.spans = []
+
+    async def Export(self, request, context):
+        for resource in request.resource_spans:
+            (service,) = (
+                a.value.string_value for a in resource.resource.attributes if a.key == "service.name"
+            )
+            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+        return otlp.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+async def collector():
+    collector = Collector()
+    server = grpc.aio.server()
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield collector, f"http://127.0.0.1:{port}"
+    await server.stop(0)
+
+
+async def test_a_request_is_one_trace_over_all_processes(tmp_path, collector):
+    collected, endpoint = collector
+    otlp_flag = ["--otlp", endpoint]
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    stack = Stack(tmp_path, worker=otlp_flag, scheduler=otlp_flag, gateway=otlp_flag)
+    await asyncio.to_thread(stack.__enter__)
+    try:
+        body = {"model": "demo", "messages": [{"role": "user", "content": "What is json?"}], "max_tokens": 8}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{stack.base_url}/v1/chat/completions", json=body, headers=headers) as reply,
+        ):
+            assert reply.status == 200
+        await stack.idle()
+    finally:
+        await asyncio.to_thread(stack.__exit__)  # which flushes what is left
+    ours = [(service, span) for service, span in collected.spans if span.trace_id.hex() == trace_id]
+    by_name = {span.name: (service, span) for service, span in ours}
+    assert {name: service for name, (service, _) in by_name.items()} == {
+        "POST /v1/chat/completions": "batchyard-gateway",
+        "tokenize": "batchyard-gateway",
+        "scheduler.queue": "batchyard-scheduler",
+        "prefix.match": "batchyard-scheduler",
+        "prefill": "batchyard-worker",
+        "decode": "batchyard-worker",
+    }
+    root = by_name["POST /v1/chat/completions"][1]
+    assert all(span.parent_span_id == root.span_id for _, span in ours if span is not root)
+    assert all(
+        root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano for _, span in ours
+    )
+    steps = [span for _, span in collected.spans if span.name == "step"]
+    assert len(steps) >= 8
+    assert all(link.trace_id.hex() == trace_id for span in steps for link in span.links)
+    assert "json" not in str(collected.spans)
