@@ -67,12 +67,12 @@ def decode_tile(group: int, head_dim: int, itemsize: int) -> AttentionTile:
     block_m = max(16, next_power_of_two(group))
     # Loading a block's number before its keys takes stages of its own: 5 keep two tiles of keys in flight.
     block_n, num_stages = (64, 5) if itemsize <= 2 else (32, 2)
-    return AttentionTile(1, block_m, block_n, next_power_of_two(head_dim), 4, num_stages, 3)
+    return AttentionTile(1, block_m, block_n, _head_columns(head_dim), 4, num_stages, 3)
 
 
 def chunk_tile(group: int, head_dim: int, itemsize: int) -> AttentionTile:
     """Many tokens of a sequence: bound by the tensor cores, so as many rows as registers hold."""
-    block_d = next_power_of_two(head_dim)
+    block_d = _head_columns(head_dim)
     if itemsize <= 2:
         block_m, block_n, num_stages = 128 if block_d <= 128 else 64, 64, 3
     else:
@@ -81,6 +81,11 @@ def chunk_tile(group: int, head_dim: int, itemsize: int) -> AttentionTile:
     # Blocks of one token are decodes.
     block_m = max(block_m, next_power_of_two(2 * group))
     return AttentionTile(block_m // group, block_m, block_n, block_d, 8, num_stages, 1)
+
+
+def _head_columns(head_dim: int) -> int:
+    """Matrix units multiply 16 columns at least; those past the head are zeros."""
+    return max(16, next_power_of_two(head_dim))
 
 
 def num_query_blocks(num_tokens: int, num_seqs: int, block_q: int) -> int:

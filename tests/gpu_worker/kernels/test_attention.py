@@ -6,8 +6,8 @@ import torch
 from gpu_worker.kernels.reference import TorchOps
 from gpu_worker.kernels.triton_ops import TritonOps
 
-# Query heads to KV heads 1, 2, 4, 7 and 8 to 1; a head_dim that is no power of two; blocks of other sizes.
-HEADS = [(2, 2, 64, 16), (4, 2, 80, 32), (4, 1, 128, 16), (7, 1, 96, 16), (16, 2, 32, 4)]
+# Query heads to KV heads 1, 2, 4, 7 and 8 to 1; head_dims tiny or no power of two; blocks of other sizes.
+HEADS = [(2, 2, 64, 16), (4, 2, 80, 32), (4, 1, 128, 16), (7, 1, 96, 16), (16, 2, 32, 4), (4, 2, 8, 8)]
 # Among them sequences of one token, of whole blocks and of whole tiles, and padding.
 DECODES = [(1, 1), (1, 16), (1, 0), (1, 64), (1, 141), (1, 32)]
 CHUNKS = [(3, 3), (16, 32), (2, 130), (40, 40), (1, 20), (64, 64)]
