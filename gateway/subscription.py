@@ -25,6 +25,7 @@ class Update:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[Logprobs] = field(default_factory=list)  # one per token, if asked for
     prompt_logprobs: list[Logprobs] = field(default_factory=list)  # of prompt tokens from the second on
+    cached_tokens: int = 0  # of the prompt, in one of the updates up to the first with tokens
     finished: Finished | None = None  # in the last update
 
 
@@ -115,6 +116,9 @@ class Subscriptions:
         Raises ValueError where the message's arrays do not fit together.
         """
         self._deal_tokens(message)
+        for started in message.started:
+            if subscription := self._live.get(started.id):
+                subscription.pending().cached_tokens = started.cached_tokens
         for token in message.logprobs:
             if subscription := self._live.get(token.id):
                 subscription.pending().logprobs.append(token.logprobs)

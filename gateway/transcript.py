@@ -29,6 +29,7 @@ class Transcript:
         self._stops = StopStrings(self._params.stop, self._params.include_stop_str_in_output)
         self._num_tokens = 0
         self._num_characters = 0  # detokenized, the held back ones too
+        self._cached_tokens = 0  # not told yet
         self._prompt_logprobs: list[Logprobs] | None = None if self._params.prompt_logprobs is None else []
 
     def add(self, update: Update) -> Piece | None:
@@ -38,6 +39,7 @@ class Transcript:
         """
         if self._prompt_logprobs is not None:
             self._prompt_logprobs += update.prompt_logprobs
+        self._cached_tokens += update.cached_tokens
         finished = update.finished
         if not update.token_ids and finished is None:
             return None
@@ -54,7 +56,7 @@ class Transcript:
             prompt_logprobs=self._take_prompt_logprobs(),
             finish_reason=finish_reason,
             stop_reason=stop_reason,
-            cached_tokens=finished.cached_tokens if finished else 0,
+            cached_tokens=self._take_cached_tokens(),
         )
 
     def _read(self, update: Update) -> tuple[str, list[int], str | None]:
@@ -109,6 +111,10 @@ class Transcript:
             )
         read = zip(update.token_ids, update.logprobs, offsets, strict=False)
         return tuple(self._token_logprob(*each) for each in read)
+
+    def _take_cached_tokens(self) -> int:
+        taken, self._cached_tokens = self._cached_tokens, 0
+        return taken
 
     def _take_prompt_logprobs(self) -> tuple[TokenLogprob | None, ...]:
         logprobs, self._prompt_logprobs = self._prompt_logprobs, None

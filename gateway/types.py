@@ -79,4 +79,4 @@ class Piece:
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()  # in the first piece, one per prompt token
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None  # the stop token or string, when the request named it
-    cached_tokens: int = 0  # of the prompt; known with the last piece
+    cached_tokens: int = 0  # of the prompt, in the first piece

@@ -157,6 +157,7 @@ class SchedulerMessage(google.protobuf.message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: builtins.int
     FINISHED_FIELD_NUMBER: builtins.int
     REFUSED_FIELD_NUMBER: builtins.int
+    STARTED_FIELD_NUMBER: builtins.int
     ids: builtins.bytes
     """u64"""
     counts: builtins.bytes
@@ -169,11 +170,15 @@ class SchedulerMessage(google.protobuf.message.Message):
     def prompt_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___PromptLogprobs]: ...
     @property
     def finished(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Finished]:
-        """after their last tokens"""
+        """in the same message as their last tokens"""
 
     @property
     def refused(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Refused]:
         """never ran"""
+
+    @property
+    def started(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Started]:
+        """no later than their first tokens"""
 
     def __init__(
         self,
@@ -185,8 +190,9 @@ class SchedulerMessage(google.protobuf.message.Message):
         prompt_logprobs: collections.abc.Iterable[Global___PromptLogprobs] | None = ...,
         finished: collections.abc.Iterable[Global___Finished] | None = ...,
         refused: collections.abc.Iterable[Global___Refused] | None = ...,
+        started: collections.abc.Iterable[Global___Started] | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["counts", b"counts", "finished", b"finished", "ids", b"ids", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "refused", b"refused", "tokens", b"tokens"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["counts", b"counts", "finished", b"finished", "ids", b"ids", "logprobs", b"logprobs", "prompt_logprobs", b"prompt_logprobs", "refused", b"refused", "started", b"started", "tokens", b"tokens"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___SchedulerMessage: typing_extensions.TypeAlias = SchedulerMessage
@@ -240,20 +246,37 @@ class PromptLogprobs(google.protobuf.message.Message):
 Global___PromptLogprobs: typing_extensions.TypeAlias = PromptLogprobs
 
 @typing.final
+class Started(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    cached_tokens: builtins.int
+    """prompt tokens found in a cache"""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        cached_tokens: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_tokens", b"cached_tokens", "id", b"id"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Started: typing_extensions.TypeAlias = Started
+
+@typing.final
 class Finished(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     STOP_TOKEN_FIELD_NUMBER: builtins.int
-    CACHED_TOKENS_FIELD_NUMBER: builtins.int
     PREEMPTIONS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     id: builtins.int
     reason: Global___FinishReason.ValueType
     stop_token: builtins.int
-    cached_tokens: builtins.int
-    """prompt tokens found in a cache when the request first ran"""
     preemptions: builtins.int
     error: builtins.str
     def __init__(
@@ -262,11 +285,10 @@ class Finished(google.protobuf.message.Message):
         id: builtins.int = ...,
         reason: Global___FinishReason.ValueType = ...,
         stop_token: builtins.int = ...,
-        cached_tokens: builtins.int = ...,
         preemptions: builtins.int = ...,
         error: builtins.str = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_tokens", b"cached_tokens", "error", b"error", "id", b"id", "preemptions", b"preemptions", "reason", b"reason", "stop_token", b"stop_token"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["error", b"error", "id", b"id", "preemptions", b"preemptions", "reason", b"reason", "stop_token", b"stop_token"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Finished: typing_extensions.TypeAlias = Finished

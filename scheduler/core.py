@@ -94,8 +94,9 @@ class Scheduler:
 
     def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None:
         """`request` has a row."""
-        if request.cached_tokens is None:
-            request.cached_tokens = cached_tokens
+        if not request.started:
+            request.started = True
+            request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 
     def preempted(self, request: Request) -> None:

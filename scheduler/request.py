@@ -41,7 +41,7 @@ class Request:
     parent: SpanContext | None
     arrival: int
     queued_at_ns: int = field(default_factory=time.time_ns)
-    cached_tokens: int | None = None  # of the prompt, when it first ran
+    started: bool = False
     preemptions: int = 0
     cancelled: bool = False
     lane: "Lane | None" = None  # the worker it was given to

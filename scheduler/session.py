@@ -15,6 +15,7 @@ from protos.scheduling_pb2 import (
     RefusalReason,
     Refused,
     SchedulerMessage,
+    Started,
     TokenLogprobs,
 )
 from scheduler.request import Request, Tokens
@@ -28,6 +29,10 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.outbox: asyncio.Queue[SchedulerMessage | None] = asyncio.Queue()  # None: the end
         self._next = SchedulerMessage()
+
+    def started(self, request: Request, cached_tokens: int) -> None:
+        """The request runs, for the first time; said along with its first tokens."""
+        self._next.started.append(Started(id=request.id, cached_tokens=cached_tokens))
 
     def tokens(self, ids: npt.NDArray[np.uint64], tokens: Tokens) -> None:
         """One new token, `tokens[i]`, for each request `ids[i]`."""
@@ -53,7 +58,6 @@ class Session:
                 id=request.id,
                 reason=reason,
                 stop_token=stop_token,
-                cached_tokens=request.cached_tokens or 0,
                 preemptions=request.preemptions,
                 error=error,
             )

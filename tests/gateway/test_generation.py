@@ -12,7 +12,14 @@ from gateway.link import SchedulerLink
 from gateway.submission import Limits
 from gateway.types import GenerationRequest, Piece, SamplingParams
 from protos.packing import unpack_i32
-from protos.scheduling_pb2 import FINISH_REASON_FAILED, FINISH_REASON_LENGTH, FINISH_REASON_STOP, Submit
+from protos.scheduling_pb2 import (
+    FINISH_REASON_FAILED,
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    SchedulerMessage,
+    Started,
+    Submit,
+)
 from tests.gateway import tiny_tokenizers as tiny
 from tests.gateway.fake_scheduler import FakeScheduler, connected, deadline, ending, tokens
 
@@ -62,6 +69,7 @@ def answers(scheduler: FakeScheduler, ids: list[int], reason: int, **fields: Any
     """Answers every request with `ids`, a message for each token."""
 
     def answer(submit: Submit) -> None:
+        scheduler.send(SchedulerMessage(started=[Started(id=submit.id, cached_tokens=16)]))
         for token_id in ids[:-1]:
             scheduler.send(tokens((submit.id, [token_id])))
         scheduler.send(ending(submit.id, ids[-1:], reason, **fields))
@@ -73,12 +81,13 @@ async def test_an_answer_streams_until_the_end_token(
     scheduler: FakeScheduler, link: SchedulerLink, generator: Generator
 ) -> None:
     ids = [*words(" brown 日本 fox"), END_ID]
-    answers(scheduler, ids, FINISH_REASON_STOP, stop_token=END_ID, cached_tokens=16)
+    answers(scheduler, ids, FINISH_REASON_STOP, stop_token=END_ID)
     pieces = await pieces_of(generator, asked())
     assert text_of(pieces) == " brown 日本 fox"
     assert [token_id for piece in pieces for token_id in piece.token_ids] == ids
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
-    assert (pieces[-1].finish_reason, pieces[-1].stop_reason, pieces[-1].cached_tokens) == ("stop", None, 16)
+    assert (pieces[-1].finish_reason, pieces[-1].stop_reason) == ("stop", None)
+    assert sum(piece.cached_tokens for piece in pieces) == 16
     (submit,) = scheduler.submits
     assert unpack_i32(submit.sampling.stop_token_ids).tolist() == [END_ID]
     assert submit.max_tokens == 64 - len(words("The quick")) - 1

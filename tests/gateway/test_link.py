@@ -17,6 +17,7 @@ from protos.scheduling_pb2 import (
     REFUSAL_REASON_UNAVAILABLE,
     Refused,
     SchedulerMessage,
+    Started,
     Submit,
 )
 from tests.gateway.fake_scheduler import (
@@ -64,12 +65,12 @@ async def test_tokens_are_dealt_out_to_their_requests(scheduler: FakeScheduler, 
     scheduler.send(tokens((two, [5, 6]), (99, [1]), (one, [7])))
     assert await anext(first) == Update([7])
     assert await anext(second) == Update([5, 6])
-    scheduler.send(ending(two, [8], FINISH_REASON_LENGTH, cached_tokens=16))
-    last = await anext(second)
-    assert last.token_ids == [8]
-    assert last.finished is not None
-    assert last.finished.cached_tokens == 16
-    assert [update async for update in second] == []
+    scheduler.send(SchedulerMessage(started=[Started(id=two, cached_tokens=16)]))
+    scheduler.send(ending(two, [8], FINISH_REASON_LENGTH))
+    updates = [update async for update in second]
+    assert sum(update.cached_tokens for update in updates) == 16
+    assert updates[-1].token_ids == [8]
+    assert updates[-1].finished is not None
     assert link.num_live == 1
 
 

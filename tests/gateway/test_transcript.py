@@ -18,7 +18,7 @@ from protos.scheduling_pb2 import (
 from tests.gateway import tiny_tokenizers as tiny
 
 LOST = "\N{REPLACEMENT CHARACTER}"
-LENGTH = Finished(reason=FINISH_REASON_LENGTH, cached_tokens=16)
+LENGTH = Finished(reason=FINISH_REASON_LENGTH)
 (END_ID,) = tiny.byte_level().eos_ids
 
 
@@ -57,7 +57,7 @@ def whole(transcript: Transcript, updates: Sequence[Update]) -> Piece:
         logprobs=tuple(entry for piece in pieces for entry in piece.logprobs),
         finish_reason=last.finish_reason,
         stop_reason=last.stop_reason,
-        cached_tokens=last.cached_tokens,
+        cached_tokens=sum(piece.cached_tokens for piece in pieces),
     )
 
 
@@ -72,11 +72,18 @@ def merged(ids: Sequence[int], finished: Finished) -> list[Update]:
 DELIVERY = pytest.mark.parametrize("deliver", [one_by_one, merged])
 
 
+def test_cached_tokens_are_told_with_the_first_piece() -> None:
+    told = transcript()
+    assert told.add(Update(cached_tokens=16)) is None
+    pieces = [told.add(Update([token_id])) for token_id in encode("fox")]
+    assert [piece.cached_tokens for piece in pieces if piece] == [16, *[0] * (len(pieces) - 1)]
+
+
 @DELIVERY
 def test_an_answer_of_full_length(deliver: Any) -> None:
     ids = encode("naïve 日本 fox")
     answer = whole(transcript(), deliver(ids, LENGTH))
-    assert answer == Piece("naïve 日本 fox", tuple(ids), finish_reason="length", cached_tokens=16)
+    assert answer == Piece("naïve 日本 fox", tuple(ids), finish_reason="length")
 
 
 @DELIVERY

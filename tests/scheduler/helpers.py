@@ -38,6 +38,7 @@ class Client:
         self.session = scheduler.sessions.open()
         self.tokens = {}
         self.finished = {}
+        self.cached = {}
         self.refused = {}
         self.messages = 0
 
@@ -54,6 +55,9 @@ class Client:
         for id, part in zip(unpack_u64(message.ids).tolist(), parts, strict=True):
             assert id not in self.finished
             self.tokens[id] += part.tolist()
+        for started in message.started:
+            assert started.id not in self.cached
+            self.cached[started.id] = started.cached_tokens
         for finished in message.finished:
             assert (finished.reason == FINISH_REASON_STOP) == (finished.stop_token >= 0)
             self.finished[finished.id] = finished

@@ -215,7 +215,7 @@ async def test_load_spreads_over_workers_and_prefixes_stick():
         for n in range(8):
             client.submit(100 + n, [*[n] * 12, 1, 2], 2)
             await client.until(lambda n=n: 100 + n in client.finished)
-            assert client.finished[100 + n].cached_tokens == 12
+            assert client.cached[100 + n] == 12
 
 
 async def test_prefix_caching_can_be_off():
@@ -224,6 +224,6 @@ async def test_prefix_caching_can_be_off():
         for n in range(2):
             client.submit(n, [1] * 12, 3)
             await client.until(lambda n=n: n in client.finished)
-        assert client.finished[1].cached_tokens == 0
+        assert client.cached[1] == 0
         await settled(scheduler)
         assert scheduler.describe().workers[0].cached_blocks == 0

@@ -27,7 +27,7 @@ async def ask(client, id, prompt, max_tokens=6):
     client.submit(id, prompt, max_tokens)
     await client.until(lambda: id in client.finished)
     assert client.tokens[id] == answer(prompt, max_tokens)
-    return client.finished[id].cached_tokens
+    return client.cached[id]
 
 
 async def test_the_cache_is_warm_after_a_restart(redis_server):
