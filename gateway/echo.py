@@ -55,5 +55,5 @@ async def echo_only(pieces: AsyncIterator[Piece], prompt: EchoedPrompt) -> Async
     async with closing(pieces):
         async for piece in pieces:
             logprobs = logprobs or prompt.logprobs_in(piece)
-            cached_tokens = piece.cached_tokens
+            cached_tokens += piece.cached_tokens
     yield Piece(prompt.text, (), logprobs, finish_reason="length", cached_tokens=cached_tokens)

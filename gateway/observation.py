@@ -73,8 +73,8 @@ class Observation:
             self._completion_tokens += len(piece.token_ids)
         if piece.finish_reason:
             self._finish_reasons[index] = piece.finish_reason
-            if index % self._answers_per_prompt == 0:  # the others find what the first one has left
-                self._cached_tokens += piece.cached_tokens
+        if index % self._answers_per_prompt == 0:  # the others find what the first one has left
+            self._cached_tokens += piece.cached_tokens
 
     def failed(self, error: str, *, our_fault: bool) -> None:
         """The answer is an error, or ends in one. `error` is a machine's name of it."""

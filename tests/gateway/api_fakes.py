@@ -86,7 +86,7 @@ class FakeGenerator:
                 logprobs=self._logprobs(request, word, offset),
                 prompt_logprobs=_prompt_logprobs(request) if index == 0 else (),
                 finish_reason=None if not last else "length" if len(words) == limit else "stop",
-                cached_tokens=min(16, len(request.prompt_ids)) if last else 0,
+                cached_tokens=min(16, len(request.prompt_ids)) if index == 0 else 0,
             )
             offset += len(word)
             await asyncio.sleep(0)
