@@ -1,6 +1,7 @@
 """The safetensors files of a model folder."""
 
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,9 @@ def _open(file: Path) -> safe_open:
     try:
         return safe_open(file, framework="pt", device="cpu")
     except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error}); check the model folder") from error
+        # safetensors calls a file that may not be read one that is not there.
+        why = error if os.access(file, os.R_OK) else "it may not be read by this user"
+        raise ModelError(f"{file} cannot be read ({why}); check the model folder") from error
     except SafetensorError as error:
         with file.open("rb") as raw:
             is_pointer = raw.read(len(_LFS_POINTER)) == _LFS_POINTER

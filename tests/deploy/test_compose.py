@@ -42,6 +42,13 @@ def test_gpu_override_moves_the_worker_only():
     assert {read(files[1])["services"][service]["image"] for service in OURS} == {"batchyard:gpu"}
 
 
+def test_one_service_builds_the_image_that_all_share():
+    # Compose builds side by side, and two builds that end in the same name fail each other.
+    services = read("docker-compose.yml")["services"]
+    assert {services[service]["image"] for service in OURS} == {"batchyard:cpu"}
+    assert [name for name, service in services.items() if "build" in service] == ["scheduler"]
+
+
 def test_processes_find_each_other():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
     assert gateway.scheduler_address == f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}"
