@@ -61,6 +61,7 @@ class WorkerSettings(ModelSettings):
     num_gpu_blocks: Positive | None = Field(
         None, description="blocks of the KV cache; default: what free memory gives"
     )
+    enforce_eager: bool = Field(False, description="no CUDA graphs for decode steps")
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of the device's memory for weights and KV cache"
     )

@@ -58,6 +58,13 @@ class StepPlan:
         return int(self.query_lens.sum())
 
 
+class GrownBlocks(NamedTuple):
+    """Blocks that rows got appended: where in the flattened block tables [n] int64, and which [n] int32."""
+
+    places: Ints
+    blocks: npt.NDArray[np.int32]
+
+
 class RowTable:
     """State by row. Nothing here checks anything: `row_checks.check` does, before `apply`."""
 
@@ -98,16 +105,17 @@ class RowTable:
         """Entries in the block tables of rows in use; a block that rows share counts for each."""
         return int(self.num_blocks.sum())
 
-    def apply(self, diff: StepDiff) -> None:
-        """The changes before a step. The token ids of new rows are the caller's to put on the device."""
+    def apply(self, diff: StepDiff) -> GrownBlocks | None:
+        """The changes before a step. What belongs on the device, the caller puts there: the token ids of new
+        rows, and where it keeps block tables there, those and the blocks returned.
+        """
         self.last_step = diff.step
         self.active[diff.freed_rows] = False
         self.decoding[diff.freed_rows] = False
         self.num_blocks[diff.freed_rows] = 0
         for entry in diff.entries:
             self._enter(entry)
-        if len(diff.grown_rows):
-            self._grow(diff.grown_rows, diff.grown_blocks)
+        return self._grow(diff.grown_rows, diff.grown_blocks) if len(diff.grown_rows) else None
 
     def _enter(self, entry: Entry) -> None:
         row = entry.row
@@ -121,14 +129,19 @@ class RowTable:
         written = entry.block_ids[entry.computed // self.limits.block_size :]
         np.add.at(self.block_generations, written, 1)
 
-    def _grow(self, rows: npt.NDArray[np.int32], blocks: npt.NDArray[np.int32]) -> None:
+    def _grow(self, rows: npt.NDArray[np.int32], blocks: npt.NDArray[np.int32]) -> GrownBlocks:
         order = np.argsort(rows, kind="stable")
         in_order = rows[order]
         # A row may grow by several blocks: the first of a run of equal rows goes right behind those it has.
         nth = np.arange(len(rows)) - np.searchsorted(in_order, in_order)
-        self.block_tables[in_order, self.num_blocks[in_order] + nth] = blocks[order]
+        grown = GrownBlocks(
+            in_order.astype(np.int64) * self.block_tables.shape[1] + self.num_blocks[in_order] + nth,
+            blocks[order],
+        )
+        self.block_tables.reshape(-1)[grown.places] = grown.blocks
         np.add.at(self.num_blocks, rows, 1)
         np.add.at(self.block_generations, blocks, 1)
+        return grown
 
     def plan(self, diff: StepDiff) -> StepPlan:
         """The step that follows `apply(diff)`: every decoding row and the chunks asked for."""

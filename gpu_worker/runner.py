@@ -1,6 +1,7 @@
 """Executes steps: the diff into the rows, the tokens through the model, the logits into tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,14 +11,17 @@ from gpu_worker.models import LlamaModel
 from gpu_worker.prompt_logprobs import PromptSpan, prompt_logprobs, prompt_spans
 from gpu_worker.readback import readback_for
 from gpu_worker.row_checks import check
-from gpu_worker.rows import RowTable, StepPlan
+from gpu_worker.rows import GrownBlocks, RowTable, StepPlan
 from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
 from gpu_worker.sampling.sampler import sample
-from gpu_worker.staging import HostArray, stager_for
+from gpu_worker.staging import HostArray, Upload, stager_for
 from gpu_worker.step_clock import StepClock, start_clock
 from gpu_worker.step_diff import Entry, parse_batch
 from protos.step_pb2 import StepBatch
+
+if TYPE_CHECKING:
+    from gpu_worker.graphs import DecodeGraphs, DeviceTables
 
 KVCaches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
@@ -32,6 +36,18 @@ class Runner:
         self._kv_caches = kv_caches
         self._stager = stager_for(model.device)
         self._readback = readback_for(model.device)
+        self._tables: DeviceTables | None = None
+        self._graphs: DecodeGraphs | None = None
+
+    def capture_graphs(self, stop: Callable[[], None]) -> None:
+        """Makes decode steps CUDA graphs, while no row is in use. `stop` is called often, and may raise."""
+        # Imported here: it brings Triton, and not every machine has it.
+        from gpu_worker.graphs import DecodeGraphs, DeviceTables
+
+        self._tables = DeviceTables(self.rows, self.model.device)
+        graphs = DecodeGraphs(self.model, self.rows, self._tables, self._kv_caches)
+        graphs.capture(stop)
+        self._graphs = graphs
 
     def reset(self) -> None:
         """Frees all rows, and counts steps from 1 again."""
@@ -47,19 +63,49 @@ class Runner:
         diff = parse_batch(batch, self.rows.vocab_size)
         check(self.rows, diff)
         clock = start_clock(self.model.device, arrived_ns)
-        self.rows.apply(diff)
+        grown = self.rows.apply(diff)
         plan = self.rows.plan(diff)
         spans = prompt_spans(self.rows, plan)
-        outputs = self._compute(diff.entries, plan, spans, clock)
+        if self._graphs and self._graphs.covers(plan):
+            outputs = self._replay(self._graphs, diff.entries, grown, plan, clock)
+        else:
+            outputs = self._compute(diff.entries, grown, plan, spans, clock)
         launched = self._launched(diff.step, plan, spans, outputs, clock)
         self.rows.advance(plan)
         return launched
 
+    def _replay(
+        self,
+        graphs: "DecodeGraphs",
+        entries: Sequence[Entry],
+        grown: GrownBlocks | None,
+        plan: StepPlan,
+        clock: StepClock,
+    ) -> list[torch.Tensor]:
+        """Queues a step of nothing but decodes."""
+        upload = self._stager.begin()
+        apply = self._stage_rows(entries, grown, upload)
+        inputs = upload.add(graphs.host_inputs(plan))
+        places = upload.add(self._sampled_places(plan))
+        asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
+        upload.send()
+        apply()
+        logits = graphs.replay(upload.get(inputs), len(plan.rows))
+        clock.forward_done()
+        outputs = self._sample(logits, asked.map(upload.get), upload.get(places))
+        clock.sample_done()
+        return outputs
+
     def _compute(
-        self, entries: Sequence[Entry], plan: StepPlan, spans: Sequence[PromptSpan], clock: StepClock
+        self,
+        entries: Sequence[Entry],
+        grown: GrownBlocks | None,
+        plan: StepPlan,
+        spans: Sequence[PromptSpan],
+        clock: StepClock,
     ) -> list[torch.Tensor]:
         """Queues the step's work; its outputs are as `Launched` expects them."""
-        inputs, asked = self._upload(entries, plan)
+        inputs, asked = self._upload(entries, grown, plan)
         if inputs is None:
             clock.forward_done()
             clock.sample_done()
@@ -71,34 +117,55 @@ class Runner:
         sampling_hidden = hidden
         if inputs.sampling_tokens is not None:
             sampling_hidden = hidden.index_select(0, inputs.sampling_tokens)
-        sampled = sample(self.model.logits(sampling_hidden), asked, self.rows.tokens)
-        # The next step reads it here, on the device.
-        flat_table.index_copy_(0, inputs.sampled_places, sampled.tokens.int())
-        outputs = [sampled.tokens]
-        if sampled.logprobs is not None:
-            outputs += flatten(sampled.logprobs)
+        outputs = self._sample(self.model.logits(sampling_hidden), asked, inputs.sampled_places)
         for span in spans:
             outputs += flatten(prompt_logprobs(self.model, hidden, self.rows.tokens, span))
         clock.sample_done()
         return outputs
 
+    def _sample(
+        self, logits: torch.Tensor, asked: SamplingBatch[torch.Tensor], places: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Samples, and puts the tokens at `places` of the token table: the next step reads them there."""
+        sampled = sample(logits, asked, self.rows.tokens)
+        self.rows.tokens.view(-1).index_copy_(0, places, sampled.tokens.int())
+        return [sampled.tokens, *([] if sampled.logprobs is None else flatten(sampled.logprobs))]
+
+    def _sampled_places(self, plan: StepPlan) -> HostArray:
+        rows = plan.rows[plan.samples]
+        return rows * self.rows.tokens.shape[1] + self.rows.known[rows]
+
+    def _stage_rows(
+        self, entries: Sequence[Entry], grown: GrownBlocks | None, upload: Upload
+    ) -> Callable[[], None]:
+        """Adds what rows are to the upload; the returned function puts it in its place once that is sent."""
+        new_tokens = [upload.add(entry.tokens) for entry in entries]
+        apply_tables = self._tables.stage(entries, grown, upload) if self._tables else None
+
+        def apply() -> None:
+            for entry, number in zip(entries, new_tokens, strict=True):
+                self.rows.tokens[entry.row, : len(entry.tokens)] = upload.get(number)
+            if apply_tables:
+                apply_tables()
+
+        return apply
+
     def _upload(
-        self, entries: Sequence[Entry], plan: StepPlan
+        self, entries: Sequence[Entry], grown: GrownBlocks | None, plan: StepPlan
     ) -> tuple[StepInputs[torch.Tensor] | None, SamplingBatch[torch.Tensor]]:
         """Brings everything the step needs to the device, new rows' tokens into the token table.
 
         No inputs where no sequence takes part.
         """
         upload = self._stager.begin()
-        new_tokens = [upload.add(entry.tokens) for entry in entries]
+        apply = self._stage_rows(entries, grown, upload)
         inputs: StepInputs[int] | None = None
         asked: SamplingBatch[int] = SamplingBatch()
         if len(plan.rows):
             inputs = build_inputs(self.rows, plan).map(upload.add)
             asked = self._collect(plan).map(upload.add)
         upload.send()
-        for entry, number in zip(entries, new_tokens, strict=True):
-            self.rows.tokens[entry.row, : len(entry.tokens)] = upload.get(number)
+        apply()
         return None if inputs is None else inputs.map(upload.get), asked.map(upload.get)
 
     def _collect(self, plan: StepPlan) -> SamplingBatch[HostArray]:

@@ -49,6 +49,8 @@ def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> tuple[Ru
     runner = _build_runner(settings, model, max_model_len)
     if device.type == "cuda":
         warm_up(runner, stop)
+        if not settings.enforce_eager:
+            runner.capture_graphs(stop)
     else:
         warm_up_briefly(runner)
     return runner, _describe(settings, runner, folder)

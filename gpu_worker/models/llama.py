@@ -77,6 +77,10 @@ class LlamaModel:
         """[N, hidden] rows of `forward`'s result to [N, vocab] float32. Pick the rows that sample first."""
         return F.linear(hidden, self._lm_head).float()
 
+    def logits_into(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
+        """The same into `out` [N, vocab] float32, which stays where it is."""
+        out.copy_(F.linear(hidden, self._lm_head))
+
 
 def _build_layers(config: ModelConfig, weights: LlamaWeights, ops: Ops) -> list[_DecoderLayer]:
     next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.final_norm]
