@@ -84,7 +84,7 @@ class SchedulerSettings(Settings):
     worker_addresses: tuple[str, ...] = Field(
         ("127.0.0.1:50052",), description="gRPC addresses of the workers, separated by commas"
     )
-    steps_in_flight: int = Field(2, ge=1, le=16, description="steps sent ahead; 1 is synchronous")
+    steps_in_flight: int = Field(2, ge=1, le=16, description="steps sent ahead, at least; 1 is synchronous")
     step_timeout: float = Field(
         300.0, gt=0, description="seconds until an unanswered step means a lost worker"
     )

@@ -14,6 +14,7 @@ from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
+from scheduler.pacing import Pacing
 from scheduler.placement import Load
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
@@ -32,7 +33,7 @@ _RETRY_WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds
 class LaneOptions:
     """How a lane steps its worker."""
 
-    steps_in_flight: int
+    steps_in_flight: int  # at least; 1 is synchronous
     step_timeout: float  # seconds
     caching: bool
 
@@ -47,6 +48,7 @@ class _Connection:
     results: ResultHandler
     in_flight: deque[Step]
     mirror_key: str
+    pacing: Pacing
 
 
 def _mirror_key(worker: WorkerDescription) -> str:
@@ -116,7 +118,7 @@ class Lane:
     def step(self) -> bool:
         """Composes and sends one step, if there is something to do and room in flight."""
         connection = self._connection
-        if connection is None or len(connection.in_flight) >= self._options.steps_in_flight:
+        if connection is None or len(connection.in_flight) >= connection.pacing.depth:
             return False
         step = connection.batcher.compose(self.waiting)
         self._take_back(connection.batcher.settled())
@@ -166,7 +168,15 @@ class Lane:
             rows, pool, worker.max_batched_tokens, caching=self._options.caching, admissions=self._admissions
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
-        self._connection = _Connection(worker, stream, batcher, results, deque(), _mirror_key(worker))
+        self._connection = _Connection(
+            worker,
+            stream,
+            batcher,
+            results,
+            deque(),
+            _mirror_key(worker),
+            Pacing(self._options.steps_in_flight),
+        )
         self.worker = worker
         self.last_result = time.monotonic()
         log.info(
@@ -194,6 +204,7 @@ class Lane:
                 self.tokens += connection.results.apply(step, result)
                 self._take_back(connection.batcher.settle(result.step))
                 self._remember(connection, result.step)
+                connection.pacing.observe(result.forward_us + result.sample_us)
                 self._account(step)
                 self._sessions.flush()
                 self._on_change()
