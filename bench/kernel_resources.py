@@ -86,8 +86,8 @@ def attention_variant(name: str, tile: AttentionTile, windowed: bool, split: boo
 
 
 def sample_variants(name: str, random: bool) -> list[Variant]:
-    names = set(scan_kernel.arg_names + choose_kernel.arg_names)
-    types = {name: "*fp32" for name in names}
+    names = (*scan_kernel.arg_names, *choose_kernel.arg_names)
+    types = dict.fromkeys(names, "*fp32")
     types |= {"out": "*i64", "keys": "*i64", "ids": "*i32", "listed": "*i32", "top_ks": "*i32"}
     scan, choose = ({"RANDOM": random, **sizes} for sizes in launch_sizes(VOCAB))
     scan_warps, choose_warps = scan.pop("num_warps"), choose.pop("num_warps")
