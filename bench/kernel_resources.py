@@ -27,11 +27,9 @@ from gpu_worker.kernels.launch_shapes import (
 )
 from gpu_worker.kernels.rms_norm import rms_norm_kernel
 from gpu_worker.kernels.rope_cache import rope_cache_kernel
-from gpu_worker.kernels.sample import choose_kernel, launch_sizes, scan_kernel
 from gpu_worker.kernels.swiglu import swiglu_kernel
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 4096, 14336, 32, 8, 128, 16
-VOCAB = 128_256
 HOPPER = GPUTarget("cuda", 90, 32)
 # Arguments that are not pointers to activations or weights, and what they are.
 SCALARS = {"first_seq": "i32", "end_seq": "i32", "window": "i32", "scale": "fp32", "eps": "fp32"}
@@ -85,18 +83,6 @@ def attention_variant(name: str, tile: AttentionTile, windowed: bool, split: boo
     return Variant(name, attention_kernel, constants, tile.num_warps, tile.num_stages, types)
 
 
-def sample_variants(name: str, random: bool) -> list[Variant]:
-    names = (*scan_kernel.arg_names, *choose_kernel.arg_names)
-    types = dict.fromkeys(names, "*fp32")
-    types |= {"out": "*i64", "keys": "*i64", "ids": "*i32", "listed": "*i32", "top_ks": "*i32"}
-    scan, choose = ({"RANDOM": random, **sizes} for sizes in launch_sizes(VOCAB))
-    scan_warps, choose_warps = scan.pop("num_warps"), choose.pop("num_warps")
-    return [
-        Variant(f"scan {name}", scan_kernel, scan, scan_warps, types=types),
-        Variant(f"choose {name}", choose_kernel, choose, choose_warps, types=types),
-    ]
-
-
 def variants() -> list[Variant]:
     decode, chunk = (make(HEADS // KV_HEADS, HEAD_DIM, 2) for make in (decode_tile, chunk_tile))
     rope = {
@@ -122,8 +108,6 @@ def variants() -> list[Variant]:
         attention_variant("chunk split", chunk, windowed=False, split=True),
         attention_variant("chunk windowed", chunk, windowed=True, split=False),
         Variant("attention_reduce", attention_reduce_kernel, dict(reduce), 2),
-        *sample_variants("greedy", random=False),
-        *sample_variants("random", random=True),
     ]
 
 

@@ -14,7 +14,7 @@ from gpu_worker.row_checks import check
 from gpu_worker.rows import GrownBlocks, RowTable, StepPlan
 from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
-from gpu_worker.sampling.sampler import pick_for, sample
+from gpu_worker.sampling.sampler import sample
 from gpu_worker.staging import HostArray, Upload, stager_for
 from gpu_worker.step_clock import StepClock, start_clock
 from gpu_worker.step_diff import Entry, parse_batch
@@ -36,7 +36,6 @@ class Runner:
         self._kv_caches = kv_caches
         self._stager = stager_for(model.device)
         self._readback = readback_for(model.device)
-        self._pick = pick_for(model.device)
         self._tables: DeviceTables | None = None
         self._graphs: DecodeGraphs | None = None
 
@@ -128,7 +127,7 @@ class Runner:
         self, logits: torch.Tensor, asked: SamplingBatch[torch.Tensor], places: torch.Tensor
     ) -> list[torch.Tensor]:
         """Samples, and puts the tokens at `places` of the token table: the next step reads them there."""
-        sampled = sample(logits, asked, self.rows.tokens, self._pick)
+        sampled = sample(logits, asked, self.rows.tokens)
         self.rows.tokens.view(-1).index_copy_(0, places, sampled.tokens.int())
         return [sampled.tokens, *([] if sampled.logprobs is None else flatten(sampled.logprobs))]
 
