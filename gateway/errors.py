@@ -28,6 +28,7 @@ from batchyard.errors import BatchyardError, InvalidRequest, Overloaded, Schedul
 log = structlog.get_logger()
 
 _SHOWN = 100  # characters of a client's own words that an error repeats
+_PATH = 256  # characters of the path to a parameter, which may be a client's own words too
 
 
 class BadParameter(InvalidRequest):
@@ -151,7 +152,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
             path += f"[{part}]"
         elif not part.startswith("<") and part != "[key]":
             path += f".{part}" if path else part
-    return path
+    return path if len(path) <= _PATH else path[:_PATH] + "…"
 
 
 def _reason(details: ErrorDetails) -> str:

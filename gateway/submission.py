@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from batchyard.errors import InvalidRequest
+from gateway.errors import BadParameter
 from gateway.types import GenerationRequest, SamplingParams
 from protos.packing import pack_f32, pack_i32
 from protos.sampling_pb2 import Sampling
@@ -40,24 +40,25 @@ def build_submit(request: GenerationRequest, limits: Limits, eos_ids: frozenset[
 
 
 def check_prompt(prompt_ids: Sequence[int], max_tokens: int | None, limits: Limits) -> None:
-    """Raises InvalidRequest for a prompt that is empty, has ids of no token, or leaves too little room.
+    """Raises BadParameter for a prompt that is empty, has ids of no token, or leaves too little room.
 
     Without `max_tokens` the answer needs room for one token.
     """
     if not prompt_ids:
-        raise InvalidRequest("The prompt is empty: it must have at least one token.", "prompt")
+        raise BadParameter("The prompt is empty: it must have at least one token.", "prompt", "invalid_value")
     for token_id in (min(prompt_ids), max(prompt_ids)):
         if not 0 <= token_id < limits.vocab_size:
             bound = f"the model's vocabulary has {limits.vocab_size} tokens"
-            raise InvalidRequest(f"The prompt has token id {token_id}, but {bound}.", "prompt")
+            raise BadParameter(f"The prompt has token id {token_id}, but {bound}.", "prompt", "invalid_value")
     completion = 1 if max_tokens is None else max_tokens
     total = len(prompt_ids) + completion
     if total > limits.max_model_len:
         least = "at least " if max_tokens is None else ""
-        raise InvalidRequest(
+        raise BadParameter(
             f"This model's maximum context length is {limits.max_model_len} tokens. However, you requested "
             f"{least}{total} tokens ({len(prompt_ids)} in the prompt, {least}{completion} for the "
-            "completion). Please reduce the length of the prompt or of the completion."
+            "completion). Please reduce the length of the prompt or of the completion.",
+            code="context_length_exceeded",  # OpenAI's, by which clients know to shorten a conversation
         )
 
 

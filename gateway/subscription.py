@@ -1,7 +1,7 @@
 """The receiving end of requests: what the scheduler says of each, merged until its reader comes for it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -41,6 +41,7 @@ class Subscription:
         self._id = submit_id
         self._on_close = on_close
         self._pending = Update()
+        self._next_scored = 1  # prompt position whose log-probability comes next
         self._error: BatchyardError | None = None
         self._news = asyncio.Event()  # set while there is something to read
         self._closed = False
@@ -86,6 +87,18 @@ class Subscription:
         self._news.set()
         return self._pending
 
+    def add_prompt_logprobs(self, start: int, positions: Sequence[Logprobs]) -> None:
+        """Adds those of the prompt tokens from position `start` on, but for what came before: a request that
+        lost its row reads its prompt again.
+
+        Raises ValueError where some are missing.
+        """
+        if start > self._next_scored:
+            raise ValueError(f"log-probabilities of the prompt jump from {self._next_scored} to {start}")
+        new = positions[self._next_scored - start :]
+        self._next_scored += len(new)
+        self.pending().prompt_logprobs.extend(new)
+
     def fail(self, error: BatchyardError) -> None:
         """Ends the request with `error`, which the reader gets after what it has not read yet."""
         self._error = error
@@ -124,7 +137,7 @@ class Subscriptions:
                 subscription.pending().logprobs.append(token.logprobs)
         for prompt in message.prompt_logprobs:
             if subscription := self._live.get(prompt.id):
-                subscription.pending().prompt_logprobs.extend(prompt.positions)
+                subscription.add_prompt_logprobs(prompt.start, prompt.positions)
         for finished in message.finished:
             if subscription := self._live.pop(finished.id, None):
                 _finish(subscription, finished)

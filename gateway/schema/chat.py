@@ -22,14 +22,18 @@ class TextPart(Strict):
     text: str
 
 
-def _content_kind(value: object) -> str:
-    return "<parts>" if isinstance(value, list) else "<text>"
+def _content_kind(value: object) -> str | None:
+    return "<text>" if isinstance(value, str) else "<parts>" if isinstance(value, list) else None
 
 
 Content = Annotated[
     Annotated[str, Tag("<text>")]
     | Annotated[list[TextPart], Field(min_length=1, fail_fast=True), Tag("<parts>")],
-    Discriminator(_content_kind),
+    Discriminator(
+        _content_kind,
+        custom_error_type="content_type",
+        custom_error_message="should be a text or a list of parts of type `text`",
+    ),
 ]
 
 

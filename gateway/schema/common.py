@@ -64,15 +64,17 @@ TokenId = Annotated[int, Field(ge=0, le=INT32)]
 StopText = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
-def _stop_kind(value: object) -> str:
-    return "<text>" if isinstance(value, str) else "<texts>"
+def _stop_kind(value: object) -> str | None:
+    return "<text>" if isinstance(value, str) else "<texts>" if isinstance(value, list) else None
 
 
 # Tags stand in angle brackets so that the path in an error message can leave them out.
 Stop = Annotated[
     Annotated[StopText, Tag("<text>")]
     | Annotated[list[StopText], Field(max_length=MAX_STOPS), Tag("<texts>")],
-    Discriminator(_stop_kind),
+    Discriminator(
+        _stop_kind, custom_error_type="stop_type", custom_error_message="should be a text or a list of texts"
+    ),
 ]
 BiasKey = Annotated[str, Field(pattern=r"^[0-9]{1,10}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]

@@ -13,14 +13,15 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 Many = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
 
 
-def _prompt_kind(value: object) -> str:
+def _prompt_kind(value: object) -> str | None:
     if isinstance(value, str):
         return "<text>"
-    if isinstance(value, list) and value:
-        if isinstance(value[0], list):
-            return "<lists of ids>"
-        if isinstance(value[0], int):
-            return "<ids>"
+    if not isinstance(value, list):
+        return None
+    if value and isinstance(value[0], list):
+        return "<lists of ids>"
+    if value and isinstance(value[0], int):
+        return "<ids>"
     return "<texts>"
 
 
@@ -29,7 +30,11 @@ Prompt = Annotated[
     | Annotated[list[str], Many, Tag("<texts>")]
     | Annotated[TokenIds, Tag("<ids>")]
     | Annotated[list[TokenIds], Many, Tag("<lists of ids>")],
-    Discriminator(_prompt_kind),
+    Discriminator(
+        _prompt_kind,
+        custom_error_type="prompt_type",
+        custom_error_message="should be a text, token ids, or a list of either",
+    ),
 ]
 
 

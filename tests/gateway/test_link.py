@@ -93,6 +93,25 @@ async def test_a_reader_that_lags_finds_all_in_one_update(
     assert update.finished is not None
 
 
+async def test_a_prompt_that_is_read_again_is_scored_once(
+    scheduler: FakeScheduler, link: SchedulerLink
+) -> None:
+    one, subscription = await submitted(scheduler, link)
+    values = [Logprobs(logprob=-float(at)) for at in range(6)]  # of positions 1 to 6
+    for first, last in [
+        (1, 2),
+        (3, 3),
+        (1, 4),
+        (5, 6),
+        (1, 6),
+    ]:  # the row was lost after position 3, and after 6
+        part = prompt_logprobs(one, first, values[first - 1 : last])
+        scheduler.send(SchedulerMessage(prompt_logprobs=[part]))
+    scheduler.send(ending(one, [2], FINISH_REASON_LENGTH))
+    updates = [update async for update in subscription]
+    assert [score for update in updates for score in update.prompt_logprobs] == values
+
+
 async def test_many_submits_travel_in_few_messages(scheduler: FakeScheduler, link: SchedulerLink) -> None:
     for at in range(200):
         link.submit(Submit(request_id=str(at)))
@@ -229,6 +248,7 @@ async def test_a_stream_that_the_scheduler_ends_is_opened_again(
         SchedulerMessage(ids=b"123"),
         SchedulerMessage(counts=pack_i32([2]), tokens=pack_i32([5])),
         SchedulerMessage(counts=pack_i32([1]), tokens=pack_i32([5])),
+        SchedulerMessage(prompt_logprobs=[prompt_logprobs(1, 2, [])]),
     ],
 )
 async def test_a_malformed_message_breaks_the_stream(

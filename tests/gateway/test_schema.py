@@ -220,6 +220,27 @@ def assert_names(error: ValidationError, param: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "change", "says"),
+    [
+        (CompletionRequest, {"prompt": 5}, "a text, token ids, or a list of either"),
+        (CompletionRequest, {"prompt": None}, "a text, token ids, or a list of either"),
+        (CompletionRequest, {"prompt": "x", "stop": 5}, "a text or a list of texts"),
+        (ChatRequest, {"messages": [{"role": "user", "content": None}]}, "a text or a list of parts"),
+    ],
+)
+def test_where_several_kinds_are_accepted_all_are_named(model, change, says):
+    with pytest.raises(ValidationError) as caught:
+        parse(model, {"model": "demo"}, change)
+    assert says in str(bad_parameter(caught.value))
+
+
+def test_a_long_name_comes_back_cut():
+    with pytest.raises(ValidationError) as caught:
+        parse(CompletionRequest, COMPLETION, {"x" * 100_000: 1})
+    assert bad_parameter(caught.value).param == "x" * 256 + "…"
+
+
+@pytest.mark.parametrize(
     ("change", "code"),
     [
         ({"no_such_thing": 1}, "unknown_parameter"),

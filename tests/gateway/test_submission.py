@@ -1,6 +1,7 @@
 import pytest
 
 from batchyard.errors import InvalidRequest
+from gateway.errors import reply_to
 from gateway.submission import Limits, build_submit, check_prompt
 from gateway.types import GenerationRequest, SamplingParams
 from protos.packing import unpack_f32, unpack_i32
@@ -101,6 +102,7 @@ def test_what_does_not_fit_the_context_is_refused(prompt_len: int, max_tokens: i
     with pytest.raises(InvalidRequest) as caught:
         check_prompt((1,) * prompt_len, max_tokens, LIMITS)
     assert str(caught.value) == said
+    assert reply_to(caught.value).code == "context_length_exceeded"
 
 
 def test_what_just_fits_is_accepted() -> None:
