@@ -26,10 +26,18 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 class RpcServer:
     """One gRPC server with standard health checking and reflection on it."""
 
-    def __init__(self, address: str, *, share_port: bool = False) -> None:
-        """`address` is host:port (port 0 picks one) or unix:/path. `share_port` lets processes share it."""
+    def __init__(self, address: str, *, share_port: bool = False, max_request: int = -1) -> None:
+        """`address` is host:port (port 0 picks one) or unix:/path. `share_port` lets processes share it.
+
+        `max_request` is the largest message taken, in bytes; -1 for any, as among ourselves.
+        """
         self.address = address
-        self._server = grpc.aio.server(options=[*_OPTIONS, ("grpc.so_reuseport", int(share_port))])
+        options = {
+            **dict(_OPTIONS),
+            "grpc.so_reuseport": int(share_port),
+            "grpc.max_receive_message_length": max_request,
+        }
+        self._server = grpc.aio.server(options=list(options.items()))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._services = [health.SERVICE_NAME, reflection.SERVICE_NAME]

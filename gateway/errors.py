@@ -27,6 +27,8 @@ from batchyard.errors import BatchyardError, InvalidRequest, Overloaded, Schedul
 
 log = structlog.get_logger()
 
+# A scheduler or worker that died is started again within a second, and takes two or three to be ready.
+_BACK_IN_S = 3
 _SHOWN = 100  # characters of a client's own words that an error repeats
 _PATH = 256  # characters of the path to a parameter, which may be a client's own words too
 
@@ -96,7 +98,10 @@ def reply_to(error: Exception) -> ErrorReply:
             headers = {"Retry-After": str(wait)}
             return ErrorReply(429, str(error), "rate_limit_error", code="overloaded", headers=headers)
         case SchedulerLost() | Ending():
-            return ErrorReply(503, str(error), "service_unavailable_error", code="service_unavailable")
+            headers = {"Retry-After": str(_BACK_IN_S)}
+            return ErrorReply(
+                503, str(error), "service_unavailable_error", code="service_unavailable", headers=headers
+            )
         case HTTPException():
             return _http_reply(error)
     error_id = uuid.uuid4().hex

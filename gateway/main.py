@@ -14,6 +14,7 @@ from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from gateway.app import create_app
 from gateway.auth import ApiKey
+from gateway.body import MAX_BODY
 from gateway.late_backend import LateBackend
 from gateway.link import SchedulerLink
 from gateway.metrics import Metrics
@@ -86,7 +87,8 @@ async def _start_rpc(settings: GatewaySettings, inference: RpcInference) -> RpcS
     if not settings.grpc_port:
         return None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    server = RpcServer(f"{host}:{settings.grpc_port}", share_port=settings.share_port)
+    address = f"{host}:{settings.grpc_port}"
+    server = RpcServer(address, share_port=settings.share_port, max_request=MAX_BODY)
     server.add(add_InferenceServicer_to_server, inference, SERVICE)
     await server.start()
     return server

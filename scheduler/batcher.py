@@ -251,24 +251,20 @@ class Batcher:
         back = []
         while self._departures and self._departures[0][0] <= self.answered:
             row = self._departures.popleft()[1]
-            request = self._request(row)
-            request.row = None
             if self.rows.accepting[row]:
-                request.tokens = self.rows.tokens_of(row)
-                back.append(request)
+                back.append(self._give_back(row))
+            self._request(row).row = None
             self.rows.vacate(row)
         return back
 
     def evacuate(self) -> list[Request]:
         """The worker is gone: every request that was not over, with all tokens that came back."""
-        back = []
-        for row, request in enumerate(self.rows.requests):
-            if request is not None:
-                request.row = None
-                if self.rows.accepting[row]:
-                    request.tokens = self.rows.tokens_of(row)
-                    back.append(request)
-        return back
+        return [self._give_back(row) for row in np.flatnonzero(self.rows.accepting).tolist()]
+
+    def _give_back(self, row: int) -> Request:
+        request = self._request(row)
+        request.lost_row(self.rows.tokens_of(row))
+        return request
 
     # Sharing
 

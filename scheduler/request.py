@@ -58,6 +58,14 @@ class Request:
         """Whether every prompt token must be computed, cached or not."""
         return self.sampling.HasField("prompt_logprobs")
 
+    def lost_row(self, tokens: Tokens) -> None:
+        """It waits again, with the `tokens` it has by now."""
+        self.row = None
+        self.tokens = tokens
+        if len(tokens) > self.prompt_len:
+            # The prompt has been scored, so next time it may come from the cache.
+            self.sampling.ClearField("prompt_logprobs")
+
     def hash_blocks(self, tokens: Tokens, block_size: int) -> None:
         """Extends `digests` over the full blocks of `tokens`, of which those hashed already are a prefix."""
         done = len(self.digests)

@@ -140,7 +140,7 @@ async def test_echo_of_an_empty_prompt_is_the_answer_alone():
     [
         (InvalidRequest("too long", "prompt"), 400, None),
         (Overloaded("full", 2.5), 429, "3"),
-        (SchedulerLost("away"), 503, None),
+        (SchedulerLost("away"), 503, "3"),
         (WorkerLost("gone"), 500, None),
         (ZeroDivisionError("secret"), 500, None),
     ],

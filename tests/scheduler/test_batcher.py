@@ -275,3 +275,15 @@ def test_any_order_of_events_gives_every_request_its_own_tokens(workload, depth,
             assert out[id] == tokens
             assert id in ends
     bench.check_idle()
+
+
+def test_a_scored_prompt_may_come_from_the_cache_when_its_row_was_lost():
+    bench = Bench(num_blocks=6, block_size=4, max_rows=2, budget=32)
+    bench.add(range(8), 12)
+    second = bench.add(range(10, 18), 12)
+    second.sampling.prompt_logprobs = 1
+    assert second.reads_prompt_logits
+    bench.run()
+    assert bench.preemptions > 0
+    assert not second.reads_prompt_logits
+    assert bench.answers()[0][1] == answer(range(10, 18), 12)
