@@ -107,10 +107,10 @@ def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mappi
 def _share(
     settings: ServeSettings, number: int, machine: Machine, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """One worker's part of the machine: nothing to divide where there is one."""
-    if settings.workers == 1:
-        return {}
+    """One worker's part of the machine."""
     if settings.device != "cpu" and machine.gpus:
+        if settings.workers == 1:
+            return {}
         if settings.workers > len(machine.gpus):
             raise ConfigError(
                 f"--workers {settings.workers}: each needs a GPU of its own, and there are "
@@ -119,7 +119,9 @@ def _share(
         return {"CUDA_VISIBLE_DEVICES": machine.gpus[number]}
     if "OMP_NUM_THREADS" in environ:
         return {}
-    return {"OMP_NUM_THREADS": str(max(1, machine.cores // settings.workers))}
+    # A core is left to gateway, scheduler and clients: OpenMP's threads wait for each other by spinning, so
+    # when one of them loses its core, all stand still for a time slice at nearly every operator.
+    return {"OMP_NUM_THREADS": str(max(1, (machine.cores - 1) // settings.workers))}
 
 
 def _narrow(settings: ServeSettings, cls: type[S], **changes: Any) -> S:

@@ -36,7 +36,8 @@ def test_one_of_each(tmp_path):
     assert gateway.scheduler_address == scheduler.scheduler_listen == f"unix:{tmp_path}/scheduler.sock"
     assert not gateway.share_port
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["gateway"].env
-    assert "OMP_NUM_THREADS" not in specs["worker-0"].env
+    assert specs["worker-0"].env["OMP_NUM_THREADS"] == "7"  # of 8: one is left to the others
+    assert "OMP_NUM_THREADS" not in specs["gateway"].env
 
 
 def test_settings_reach_the_processes_they_are_for(tmp_path):
@@ -108,6 +109,7 @@ class TestShares:
     def test_one_worker_has_all(self, tmp_path):
         specs = planned(tmp_path, Machine(("0", "1"), 8))
         assert self.names(specs, "CUDA_VISIBLE_DEVICES") == [None]
+        assert self.names(specs, "OMP_NUM_THREADS") == [None]
 
     @pytest.mark.parametrize("machine", [Machine(("0",), 8), CPU])
     def test_threads(self, tmp_path, machine):
