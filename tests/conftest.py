@@ -64,6 +64,8 @@ class RedisServer:
 @pytest.fixture
 async def redis_server(tmp_path):
     server = RedisServer(tmp_path)
-    await server.start()
-    yield server
-    await server.kill()
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.kill()
