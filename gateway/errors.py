@@ -27,7 +27,7 @@ from batchyard.errors import BatchyardError, InvalidRequest, Overloaded, Schedul
 
 log = structlog.get_logger()
 
-# A scheduler or worker that died is started again within a second, and takes two or three to be ready.
+# A scheduler that died is started again and ready in about two seconds; a worker takes as long as its model.
 _BACK_IN_S = 3
 _SHOWN = 100  # characters of a client's own words that an error repeats
 _PATH = 256  # characters of the path to a parameter, which may be a client's own words too

@@ -76,11 +76,17 @@ def build_inputs(rows: RowTable, plan: StepPlan) -> StepInputs[HostArray]:
         positions=positions.astype(np.int32),
         slots=blocks * block_size + positions % block_size,
         sampling_tokens=None if all_sample else query_start[1:][plan.samples].astype(np.int64) - 1,
-        sampled_places=sampled_rows * stride + rows.known[sampled_rows],
+        sampled_places=sampled_places(rows, plan),
         num_decodes=plan.num_decodes,
         max_query_len=int(plan.query_lens.max()),
         max_seq_len=max_seq_len,
     )
+
+
+def sampled_places(rows: RowTable, plan: StepPlan) -> HostArray:
+    """Where the ids that `plan` samples go in the flattened token table: [n] int64."""
+    sampled = plan.rows[plan.samples]
+    return sampled * rows.tokens.shape[1] + rows.known[sampled]
 
 
 def attention_metadata(inputs: StepInputs[torch.Tensor]) -> AttentionMetadata:

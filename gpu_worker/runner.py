@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_worker.inputs import StepInputs, attention_metadata, build_inputs
+from gpu_worker.inputs import StepInputs, attention_metadata, build_inputs, sampled_places
 from gpu_worker.launched import Launched, StepLoad, flatten
 from gpu_worker.models import LlamaModel
 from gpu_worker.prompt_logprobs import PromptSpan, prompt_logprobs, prompt_spans
@@ -86,7 +86,7 @@ class Runner:
         upload = self._stager.begin()
         apply = self._stage_rows(entries, grown, upload)
         inputs = upload.add(graphs.host_inputs(plan))
-        places = upload.add(self._sampled_places(plan))
+        places = upload.add(sampled_places(self.rows, plan))
         asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
         upload.send()
         apply()
@@ -130,10 +130,6 @@ class Runner:
         sampled = sample(logits, asked, self.rows.tokens)
         self.rows.tokens.view(-1).index_copy_(0, places, sampled.tokens.int())
         return [sampled.tokens, *([] if sampled.logprobs is None else flatten(sampled.logprobs))]
-
-    def _sampled_places(self, plan: StepPlan) -> HostArray:
-        rows = plan.rows[plan.samples]
-        return rows * self.rows.tokens.shape[1] + self.rows.known[rows]
 
     def _stage_rows(
         self, entries: Sequence[Entry], grown: GrownBlocks | None, upload: Upload

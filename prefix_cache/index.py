@@ -48,8 +48,3 @@ class PrefixIndex:
     def remove(self, block: int) -> None:
         """Forgets what `block` holds. Raises KeyError when it holds nothing known."""
         del self._block_of[self._digest_of.pop(block)]
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self._block_of.clear()
-        self._digest_of.clear()

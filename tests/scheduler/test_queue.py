@@ -25,5 +25,6 @@ def test_cancelled_requests_do_not_count():
     queue.push(second)
     queue.cancel(first)
     assert (len(queue), queue.tokens) == (1, 7)
-    assert queue.pop() is second if queue.peek() else False
+    assert queue.peek() is second
+    assert queue.pop() is second
     assert (len(queue), queue.tokens) == (0, 0)
