@@ -16,9 +16,10 @@ _DEMANDING = Sampling(
 )
 _TOP_K = Sampling(temperature=1, top_p=0.9, top_k=50, repetition_penalty=1)
 
-# Tokens: of a context long enough that kernels split its keys, and of a chunk behind it.
+# Tokens: of a context long enough that kernels split its keys, and of a chunk behind it, too short to fill a
+# device.
 _LONG = 16_384
-_CHUNK = 512
+_CHUNK = 16
 
 
 def largest_step(limits: RowLimits) -> StepBatch:

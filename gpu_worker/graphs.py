@@ -108,7 +108,7 @@ class DecodeGraphs:
 
         self._inputs = ints(2, size)
         self._input_ids, self._positions, self._seq_lens = ints(size), ints(size), ints(size)
-        self._slots = torch.zeros(size, dtype=torch.int64, device=device)
+        self._slots = ints(size)
         self._block_tables = ints(size, limits.max_blocks_per_row)
         self._query_start = torch.arange(size + 1, dtype=torch.int32, device=device)
         self._logits = torch.empty(size, rows.vocab_size, dtype=torch.float32, device=device)
@@ -120,15 +120,19 @@ class DecodeGraphs:
         limits = self._rows.limits
         rows, computed = self._inputs[0, :size], self._inputs[1, :size]
         decode_inputs(rows, computed, self._rows.tokens, self._tables.tables, outputs, limits.block_size)
+        # Padding counts as well: it gives zeros.
+        counts = torch.full((3,), size, dtype=torch.int32, device=rows.device)
         metadata = AttentionMetadata(
             query_start=self._query_start[: size + 1],
             seq_lens=seq_lens,
             block_tables=block_tables,
             positions=positions,
             slots=slots,
+            counts=counts,
             num_decodes=size,
+            num_chunks=0,
             max_query_len=1,
             max_seq_len=limits.max_model_len,
         )
         hidden = self._model.forward(input_ids, metadata, self._kv_caches)
-        self._model.logits_into(hidden, self._logits[:size])
+        self._model.logits(hidden, out=self._logits[:size])

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from gpu_worker.kernels.metadata import AttentionMetadata
+from gpu_worker.kernels.metadata import AttentionMetadata, ChunkKeys
 from gpu_worker.rows import RowTable, StepPlan
 from gpu_worker.staging import HostArray
 
@@ -17,11 +17,10 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class StepInputs(Generic[A]):
-    """One step's index arrays, on the host or on the device; T tokens, s sequences, n of which sample.
+    """One step's index arrays, on the host or on the device; T tokens.
 
-    token_places [T] int64: where each token's id stands in the flattened token table. The next five are those
-    of AttentionMetadata. sampling_tokens [n] int64: which tokens' hidden states give logits, None for all;
-    sampled_places [n] int64: where the sampled ids go in the flattened token table.
+    token_places [T] int64: where each token's id stands in the flattened token table. The next six are those
+    of AttentionMetadata, chunk_blocks and chunk_starts those of ChunkKeys, None where no sequence prefills.
     """
 
     token_places: A
@@ -30,9 +29,11 @@ class StepInputs(Generic[A]):
     block_tables: A
     positions: A
     slots: A
-    sampling_tokens: A | None
-    sampled_places: A
+    counts: A
+    chunk_blocks: A | None
+    chunk_starts: A | None
     num_decodes: int
+    num_chunks: int
     max_query_len: int
     max_seq_len: int
 
@@ -45,9 +46,11 @@ class StepInputs(Generic[A]):
             move(self.block_tables),
             move(self.positions),
             move(self.slots),
-            None if self.sampling_tokens is None else move(self.sampling_tokens),
-            move(self.sampled_places),
+            move(self.counts),
+            None if self.chunk_blocks is None else move(self.chunk_blocks),
+            None if self.chunk_starts is None else move(self.chunk_starts),
             self.num_decodes,
+            self.num_chunks,
             self.max_query_len,
             self.max_seq_len,
         )
@@ -66,21 +69,44 @@ def build_inputs(rows: RowTable, plan: StepPlan) -> StepInputs[HostArray]:
     blocks = rows.block_tables[token_rows, positions // block_size].astype(np.int64)
     ends = plan.ends
     max_seq_len = int(ends.max())
-    sampled_rows = plan.rows[plan.samples]
-    all_sample = len(sampled_rows) == len(positions)
+    chunk_blocks, chunk_starts = _chunk_keys(rows, plan)
     return StepInputs(
         token_places=token_rows * stride + positions,
         query_start=query_start,
         seq_lens=ends.astype(np.int32),
         block_tables=rows.block_tables[plan.rows, : -(-max_seq_len // block_size)],
         positions=positions.astype(np.int32),
-        slots=blocks * block_size + positions % block_size,
-        sampling_tokens=None if all_sample else query_start[1:][plan.samples].astype(np.int64) - 1,
-        sampled_places=sampled_places(rows, plan),
+        slots=(blocks * block_size + positions % block_size).astype(np.int32),
+        counts=np.array(
+            (plan.num_decodes, len(plan.rows), 0 if chunk_blocks is None else len(chunk_blocks)), np.int32
+        ),
+        chunk_blocks=chunk_blocks,
+        chunk_starts=chunk_starts,
         num_decodes=plan.num_decodes,
+        num_chunks=len(plan.rows) - plan.num_decodes,
         max_query_len=int(plan.query_lens.max()),
         max_seq_len=max_seq_len,
     )
+
+
+def _chunk_keys(rows: RowTable, plan: StepPlan) -> tuple[HostArray, HostArray] | tuple[None, None]:
+    """The fields of ChunkKeys."""
+    chunks = plan.rows[plan.num_decodes :]
+    if not len(chunks):
+        return None, None
+    block_size = rows.limits.block_size
+    counts = -(-plan.ends[plan.num_decodes :] // block_size)
+    blocks = [rows.block_tables[row, :count] for row, count in zip(chunks, counts.tolist(), strict=True)]
+    starts = np.zeros(len(chunks), np.int32)
+    np.cumsum(counts[:-1] * block_size, out=starts[1:])
+    return np.concatenate(blocks), starts
+
+
+def sampling_tokens(plan: StepPlan) -> HostArray | None:
+    """Which tokens' hidden states give the logits that `plan` samples from: [n] int64; None for all."""
+    if int(np.count_nonzero(plan.samples)) == plan.num_tokens:
+        return None
+    return np.cumsum(plan.query_lens)[plan.samples] - 1
 
 
 def sampled_places(rows: RowTable, plan: StepPlan) -> HostArray:
@@ -91,13 +117,19 @@ def sampled_places(rows: RowTable, plan: StepPlan) -> HostArray:
 
 def attention_metadata(inputs: StepInputs[torch.Tensor]) -> AttentionMetadata:
     """What the attention calls of the step are given."""
+    chunk_keys = None
+    if inputs.chunk_blocks is not None and inputs.chunk_starts is not None:
+        chunk_keys = ChunkKeys(inputs.chunk_blocks, inputs.chunk_starts)
     return AttentionMetadata(
         query_start=inputs.query_start,
         seq_lens=inputs.seq_lens,
         block_tables=inputs.block_tables,
         positions=inputs.positions,
         slots=inputs.slots,
+        counts=inputs.counts,
         num_decodes=inputs.num_decodes,
+        num_chunks=inputs.num_chunks,
         max_query_len=inputs.max_query_len,
         max_seq_len=inputs.max_seq_len,
+        chunk_keys=chunk_keys,
     )

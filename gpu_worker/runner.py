@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_worker.inputs import StepInputs, attention_metadata, build_inputs, sampled_places
+from gpu_worker.inputs import attention_metadata, build_inputs, sampled_places, sampling_tokens
 from gpu_worker.launched import Launched, StepLoad, flatten
 from gpu_worker.models import LlamaModel
 from gpu_worker.prompt_logprobs import PromptSpan, prompt_logprobs, prompt_spans
@@ -14,7 +14,7 @@ from gpu_worker.row_checks import check
 from gpu_worker.rows import GrownBlocks, RowTable, StepPlan
 from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
-from gpu_worker.sampling.sampler import sample
+from gpu_worker.sampling.sampler import pick_for, sample
 from gpu_worker.staging import HostArray, Upload, stager_for
 from gpu_worker.step_clock import StepClock, start_clock
 from gpu_worker.step_diff import Entry, parse_batch
@@ -22,6 +22,7 @@ from protos.step_pb2 import StepBatch
 
 if TYPE_CHECKING:
     from gpu_worker.graphs import DecodeGraphs, DeviceTables
+    from gpu_worker.mixed_graphs import MixedGraphs
 
 KVCaches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
@@ -36,18 +37,23 @@ class Runner:
         self._kv_caches = kv_caches
         self._stager = stager_for(model.device)
         self._readback = readback_for(model.device)
+        self._pick = pick_for(model.device)
         self._tables: DeviceTables | None = None
         self._graphs: DecodeGraphs | None = None
+        self._mixed_graphs: MixedGraphs | None = None
 
     def capture_graphs(self, stop: Callable[[], None]) -> None:
-        """Makes decode steps CUDA graphs, while no row is in use. `stop` is called often, and may raise."""
+        """Makes steps CUDA graphs, while no row is in use. `stop` is called often, and may raise."""
         # Imported here: it brings Triton, and not every machine has it.
         from gpu_worker.graphs import DecodeGraphs, DeviceTables
+        from gpu_worker.mixed_graphs import MixedGraphs
 
         self._tables = DeviceTables(self.rows, self.model.device)
         graphs = DecodeGraphs(self.model, self.rows, self._tables, self._kv_caches)
         graphs.capture(stop)
-        self._graphs = graphs
+        mixed_graphs = MixedGraphs(self.model, self.rows, self._tables, self._kv_caches)
+        mixed_graphs.capture(stop)
+        self._graphs, self._mixed_graphs = graphs, mixed_graphs
 
     def reset(self) -> None:
         """Frees all rows, and counts steps from 1 again."""
@@ -68,6 +74,8 @@ class Runner:
         spans = prompt_spans(self.rows, plan)
         if self._graphs and self._graphs.covers(plan):
             outputs = self._replay(self._graphs, diff.entries, grown, plan, clock)
+        elif not len(plan.rows):
+            outputs = self._apply_only(diff.entries, grown, clock)
         else:
             outputs = self._compute(diff.entries, grown, plan, spans, clock)
         launched = self._launched(diff.step, plan, spans, outputs, clock)
@@ -104,31 +112,62 @@ class Runner:
         spans: Sequence[PromptSpan],
         clock: StepClock,
     ) -> list[torch.Tensor]:
-        """Queues the step's work; its outputs are as `Launched` expects them."""
-        inputs, asked = self._upload(entries, grown, plan)
-        if inputs is None:
-            clock.forward_done()
-            clock.sample_done()
-            return []
-        flat_table = self.rows.tokens.view(-1)
-        input_ids = flat_table.index_select(0, inputs.token_places)
-        hidden = self.model.forward(input_ids, attention_metadata(inputs), self._kv_caches)
+        """Queues any step; its outputs are as `Launched` expects them."""
+        upload = self._stager.begin()
+        apply = self._stage_rows(entries, grown, upload)
+        forward = self._stage_forward(plan, upload)
+        samplers = sampling_tokens(plan)
+        chosen = None if samplers is None else upload.add(samplers)
+        places = upload.add(sampled_places(self.rows, plan))
+        asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
+        upload.send()
+        apply()
+        hidden = forward()
         clock.forward_done()
-        sampling_hidden = hidden
-        if inputs.sampling_tokens is not None:
-            sampling_hidden = hidden.index_select(0, inputs.sampling_tokens)
-        outputs = self._sample(self.model.logits(sampling_hidden), asked, inputs.sampled_places)
+        sampling_hidden = hidden if chosen is None else hidden.index_select(0, upload.get(chosen))
+        logits = self.model.logits(sampling_hidden)
+        outputs = self._sample(logits, asked.map(upload.get), upload.get(places))
         for span in spans:
             outputs += flatten(prompt_logprobs(self.model, hidden, self.rows.tokens, span))
         clock.sample_done()
         return outputs
 
+    def _apply_only(
+        self, entries: Sequence[Entry], grown: GrownBlocks | None, clock: StepClock
+    ) -> list[torch.Tensor]:
+        """A step in which no sequence takes part."""
+        upload = self._stager.begin()
+        apply = self._stage_rows(entries, grown, upload)
+        upload.send()
+        apply()
+        clock.forward_done()
+        clock.sample_done()
+        return []
+
+    def _stage_forward(self, plan: StepPlan, upload: Upload) -> Callable[[], torch.Tensor]:
+        """Adds what the model is fed to the upload; the returned function queues the model once that is sent.
+
+        It returns the hidden states [num_tokens, hidden].
+        """
+        host_inputs = build_inputs(self.rows, plan)
+        graphs = self._mixed_graphs
+        if graphs and graphs.covers(plan):
+            vector = upload.add(graphs.host_inputs(host_inputs, plan))
+            return lambda: graphs.replay(upload.get(vector), plan)
+        numbers = host_inputs.map(upload.add)
+
+        def forward() -> torch.Tensor:
+            inputs = numbers.map(upload.get)
+            input_ids = self.rows.tokens.view(-1).index_select(0, inputs.token_places)
+            return self.model.forward(input_ids, attention_metadata(inputs), self._kv_caches)
+
+        return forward
+
     def _sample(
         self, logits: torch.Tensor, asked: SamplingBatch[torch.Tensor], places: torch.Tensor
     ) -> list[torch.Tensor]:
         """Samples, and puts the tokens at `places` of the token table: the next step reads them there."""
-        sampled = sample(logits, asked, self.rows.tokens)
-        self.rows.tokens.view(-1).index_copy_(0, places, sampled.tokens.int())
+        sampled = sample(logits, asked, self.rows.tokens, places, self._pick)
         return [sampled.tokens, *([] if sampled.logprobs is None else flatten(sampled.logprobs))]
 
     def _stage_rows(
@@ -145,24 +184,6 @@ class Runner:
                 apply_tables()
 
         return apply
-
-    def _upload(
-        self, entries: Sequence[Entry], grown: GrownBlocks | None, plan: StepPlan
-    ) -> tuple[StepInputs[torch.Tensor] | None, SamplingBatch[torch.Tensor]]:
-        """Brings everything the step needs to the device, new rows' tokens into the token table.
-
-        No inputs where no sequence takes part.
-        """
-        upload = self._stager.begin()
-        apply = self._stage_rows(entries, grown, upload)
-        inputs: StepInputs[int] | None = None
-        asked: SamplingBatch[int] = SamplingBatch()
-        if len(plan.rows):
-            inputs = build_inputs(self.rows, plan).map(upload.add)
-            asked = self._collect(plan).map(upload.add)
-        upload.send()
-        apply()
-        return None if inputs is None else inputs.map(upload.get), asked.map(upload.get)
 
     def _collect(self, plan: StepPlan) -> SamplingBatch[HostArray]:
         rows = plan.rows[plan.samples]

@@ -55,7 +55,7 @@ def decode_inputs(
     outputs: Sequence[torch.Tensor],
     block_size: int,
 ) -> None:
-    """Fills `outputs`: input_ids, positions, seq_lens [n] int32, slots [n] int64, block tables [n, …] int32.
+    """Fills `outputs`: input_ids, positions, seq_lens, slots [n] int32, block tables [n, …] int32.
 
     rows, computed [n] int32. The last row of `tokens` [max_rows + 1, …] int32 and of `tables`
     [max_rows + 1, max_blocks] int32 is padding: it writes nothing and sees nothing.

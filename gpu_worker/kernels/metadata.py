@@ -6,6 +6,18 @@ import torch
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkKeys:
+    """Where the keys of the sequences that prefill are, so that they can be lined up.
+
+    blocks  [n] int32: the blocks of each of them in order, one sequence after another; n, or fewer
+    starts  [num_chunks] int32: where each begins among the n * block_size tokens of these blocks
+    """
+
+    blocks: torch.Tensor
+    starts: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionMetadata:
     """The sequences of one step, packed one after another without padding.
 
@@ -16,13 +28,17 @@ class AttentionMetadata:
     seq_lens      [num_seqs] int32: tokens in the cache once this step's are written
     block_tables  [num_seqs, max_blocks] int32: the blocks of each sequence in order, then anything
     positions     [num_tokens] int32: place of each token in its own sequence
-    slots         [num_tokens] int64: where the token's key and value go, block * block_size + offset;
+    slots         [num_tokens] int32: where the token's key and value go, block * block_size + offset;
                   -1 writes nothing (padding)
+    counts        [3] int32: sequences that decode, sequences in all, and blocks in chunk_keys
 
-    The host knows the rest without asking the device: num_decodes, and upper bounds of the two lengths.
+    The host knows the rest without asking the device: num_decodes and num_chunks, the sequences that decode
+    and that prefill, and upper bounds of the two lengths. `chunk_keys` is there if any sequence prefills.
 
-    A batch of fixed size is filled up with decodes of seq_lens 0 and slot -1: they read nothing and attend to
-    nothing, which gives zeros.
+    A batch of fixed size is filled up. With decodes of seq_lens 0 and slot -1: they read nothing and attend
+    to nothing, which gives zeros. Or, where chunks follow, with tokens of no sequence: num_decodes and
+    num_chunks are upper bounds then, `counts` says what there is, and the tokens of none have slot -1 and get
+    anything.
     """
 
     query_start: torch.Tensor
@@ -30,10 +46,9 @@ class AttentionMetadata:
     block_tables: torch.Tensor
     positions: torch.Tensor
     slots: torch.Tensor
+    counts: torch.Tensor
     num_decodes: int
+    num_chunks: int
     max_query_len: int
     max_seq_len: int
-
-    @property
-    def num_seqs(self) -> int:
-        return self.seq_lens.shape[0]
+    chunk_keys: ChunkKeys | None = None

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from gpu_worker.kernels.heads import AttentionHeads
 from gpu_worker.kernels.metadata import AttentionMetadata
+from gpu_worker.kernels.ops import KVCache, Normed, as_normed
 
 # Keys gathered for one call of attention, in elements: 2 MiB of float32. What is gathered is then still in
 # the processor's cache when it is used, and padding short sequences to long ones never costs more than this.
@@ -88,9 +90,47 @@ class TorchOps:
         residual += x
         return self.rms_norm(residual, weight, eps)
 
-    def swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
-        gate, up = gate_up.float().chunk(2, dim=-1)
-        return (F.silu(gate) * up).to(gate_up.dtype)
+    def linear(
+        self, x: torch.Tensor | Normed, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        return F.linear(as_normed(x).scaled(), weight, bias)
+
+    def linear_add_norm(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor,
+        norm_weight: torch.Tensor,
+        eps: float,
+    ) -> Normed:
+        return Normed(self.add_rms_norm(F.linear(x, weight, bias), residual, norm_weight, eps), eps)
+
+    def gated_linear(
+        self, x: torch.Tensor | Normed, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        gate, up = F.linear(as_normed(x).scaled(), weight, bias).float().chunk(2, dim=-1)
+        return (F.silu(gate) * up).to(weight.dtype)
+
+    def logits(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        logits = F.linear(x, weight)
+        return logits.float() if out is None else out.copy_(logits)
+
+    def attend(
+        self,
+        packed: torch.Tensor,
+        heads: AttentionHeads,
+        cos_sin: torch.Tensor,
+        kv_cache: KVCache,
+        metadata: AttentionMetadata,
+    ) -> torch.Tensor:
+        by_head = packed.view(packed.shape[0], heads.packed, heads.head_dim)
+        q, k, v = torch.split(by_head, [heads.num_heads, heads.num_kv_heads, heads.num_kv_heads], dim=1)
+        if heads.qk_norm is not None:
+            q = self.rms_norm(q, heads.qk_norm.q_weight, heads.qk_norm.eps)
+            k = self.rms_norm(k, heads.qk_norm.k_weight, heads.qk_norm.eps)
+        self.rope_and_cache(q, k, v, cos_sin, *kv_cache, metadata)
+        return self.attention(q, *kv_cache, metadata, heads.scale, heads.window)
 
     def rope_and_cache(
         self,
@@ -102,10 +142,11 @@ class TorchOps:
         v_cache: torch.Tensor,
         metadata: AttentionMetadata,
     ) -> None:
+        """Rotates q [T, num_heads, head_dim] and k [T, num_kv_heads, head_dim] in place, caches k and v."""
         cos, sin = cos_sin[metadata.positions].unsqueeze(1).chunk(2, dim=-1)
         _rotate(q, cos, sin)
         _rotate(k, cos, sin)
-        slots = metadata.slots
+        slots = metadata.slots.long()
         padding = slots < 0
         if padding.any():
             kept = ~padding
@@ -122,6 +163,7 @@ class TorchOps:
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
+        """Of rotated queries [T, num_heads, head_dim] over what is cached: [T, num_heads * head_dim]."""
         block_size, num_kv_heads, head_dim = k_cache.shape[1:]
         if self._plan is None or not self._plan.fits(metadata, block_size, window):
             self._plan = _plan(metadata, block_size, window, _GATHER_ELEMENTS // (num_kv_heads * head_dim))
@@ -169,7 +211,7 @@ def _plan(metadata: AttentionMetadata, block_size: int, window: int | None, max_
     ]
     chunks = [
         _chunk(metadata, s, slice(query_start[s], query_start[s + 1]), seq_lens[s], block_size, window)
-        for s in range(metadata.num_decodes, metadata.num_seqs)
+        for s in range(metadata.num_decodes, metadata.num_decodes + metadata.num_chunks)
         if query_start[s] < query_start[s + 1]
     ]
     return _Plan(metadata, block_size, window, decodes, chunks)

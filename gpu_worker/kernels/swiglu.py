@@ -4,6 +4,8 @@
 import triton
 import triton.language as tl
 
+from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
+
 
 @triton.jit
 def swiglu_kernel(
@@ -12,8 +14,11 @@ def swiglu_kernel(
     gate_up_stride,
     INTERMEDIATE: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """A program makes BLOCK columns of one token."""
+    let_next_kernel_start(OVERLAP)
+    wait_for_kernel_ahead(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < INTERMEDIATE

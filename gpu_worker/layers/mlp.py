@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gpu_worker.kernels.ops import Ops
+from gpu_worker.kernels.ops import Normed, Ops
 from gpu_worker.layers.linear import Linear
 
 
@@ -19,6 +19,6 @@ class GatedMLP:
     down: Linear
     ops: Ops
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[T, hidden] to [T, hidden]."""
-        return self.down(self.ops.swiglu(self.gate_up(x)))
+    def hidden(self, x: Normed) -> torch.Tensor:
+        """[T, hidden] to [T, intermediate]: all but the last product."""
+        return self.ops.gated_linear(x, self.gate_up.weight, self.gate_up.bias)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from gpu_worker.kernels.heads import AttentionHeads, QKNorm
 from gpu_worker.kernels.metadata import AttentionMetadata
-from gpu_worker.kernels.ops import Ops
-from gpu_worker.layers.attention import Attention, QKNorm
+from gpu_worker.kernels.ops import Normed, Ops
+from gpu_worker.layers.attention import Attention
+from gpu_worker.layers.linear import Norm
 from gpu_worker.layers.mlp import GatedMLP
 from gpu_worker.layers.rope import cos_sin_table
 from gpu_worker.models.config import ModelConfig
@@ -17,12 +19,12 @@ from gpu_worker.models.weights import LayerWeights, LlamaWeights
 
 @dataclass(frozen=True, slots=True)
 class _DecoderLayer:
-    """`next_norm` is the norm of whatever comes after: the next layer's first, or the model's last."""
+    """`next_norm` is the next layer's first; the last layer has none, for the model's is another thing."""
 
     attention: Attention
-    post_attention_norm: torch.Tensor
+    post_attention_norm: Norm
     mlp: GatedMLP
-    next_norm: torch.Tensor
+    next_norm: Norm | None
 
 
 class LlamaModel:
@@ -38,6 +40,7 @@ class LlamaModel:
         self._ops = ops
         self._embedding = weights.embedding
         self._first_norm = weights.layers[0].input_norm
+        self._final_norm = weights.final_norm
         self._layers = _build_layers(config, weights, ops)
         self._lm_head = weights.lm_head
         self._cos_sin = cos_sin_table(config.rope, config.head_dim, max_model_len, weights.embedding.device)
@@ -65,29 +68,30 @@ class LlamaModel:
         """
         ops, eps = self._ops, self.config.rms_norm_eps
         residual = F.embedding(input_ids, self._embedding)
-        x = ops.rms_norm(residual, self._first_norm, eps)
+        x = Normed(ops.rms_norm(residual, self._first_norm, eps), eps)
         for layer, kv_cache in zip(self._layers, kv_caches, strict=True):
-            x = layer.attention(x, self._cos_sin, kv_cache, metadata)
-            x = ops.add_rms_norm(x, residual, layer.post_attention_norm, eps)
-            x = layer.mlp(x)
-            x = ops.add_rms_norm(x, residual, layer.next_norm, eps)
-        return x
+            mixed = layer.attention.mixed(x, self._cos_sin, kv_cache, metadata)
+            x = layer.attention.o.add_norm(mixed, residual, layer.post_attention_norm, ops)
+            hidden = layer.mlp.hidden(x)
+            if layer.next_norm is not None:
+                x = layer.mlp.down.add_norm(hidden, residual, layer.next_norm, ops)
+        return ops.add_rms_norm(self._layers[-1].mlp.down(hidden, ops), residual, self._final_norm, eps)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[N, hidden] rows of `forward`'s result to [N, vocab] float32. Pick the rows that sample first."""
-        return F.linear(hidden, self._lm_head).float()
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, hidden] rows of `forward`'s result to [N, vocab] float32, into `out` if given.
 
-    def logits_into(self, hidden: torch.Tensor, out: torch.Tensor) -> None:
-        """The same into `out` [N, vocab] float32, which stays where it is."""
-        out.copy_(F.linear(hidden, self._lm_head))
+        Pick the rows that sample first.
+        """
+        return self._ops.logits(hidden, self._lm_head, out)
 
 
 def _build_layers(config: ModelConfig, weights: LlamaWeights, ops: Ops) -> list[_DecoderLayer]:
-    next_norms = [*(layer.input_norm for layer in weights.layers[1:]), weights.final_norm]
+    eps = config.rms_norm_eps
+    next_norms = [*(Norm(layer.input_norm, eps) for layer in weights.layers[1:]), None]
     return [
         _DecoderLayer(
             attention=_build_attention(config, layer, window, ops),
-            post_attention_norm=layer.post_attention_norm,
+            post_attention_norm=Norm(layer.post_attention_norm, eps),
             mlp=GatedMLP(layer.gate_up, layer.down, ops),
             next_norm=next_norm,
         )
@@ -99,13 +103,5 @@ def _build_attention(config: ModelConfig, layer: LayerWeights, window: int | Non
     qk_norm = None
     if layer.q_norm is not None and layer.k_norm is not None:
         qk_norm = QKNorm(layer.q_norm, layer.k_norm, config.rms_norm_eps)
-    return Attention(
-        qkv=layer.qkv,
-        o=layer.o,
-        qk_norm=qk_norm,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        window=window,
-        ops=ops,
-    )
+    heads = AttentionHeads(config.num_heads, config.num_kv_heads, config.head_dim, window, qk_norm)
+    return Attention(layer.qkv, layer.o, heads, ops)

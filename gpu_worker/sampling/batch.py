@@ -1,4 +1,4 @@
-"""What the sampling rows of one step ask for: only the rows that ask, and only what they ask.
+"""What the sampling rows of one step ask for.
 
 The same structures hold NumPy arrays on the host and tensors on the device; `map` leads from one to the
 other. An `index` selects among the rows that sample in the step; where it is None, all of them are meant.
@@ -57,59 +57,30 @@ class Penalties(Generic[A]):
 
 
 @dataclass(frozen=True, slots=True)
-class MinP(Generic[A]):
-    """Rows with min_p among those that sample at random. index [m] int64; log_min_p [m] float32."""
+class Picks(Generic[A]):
+    """How each of the n rows picks its token.
 
-    index: A
-    log_min_p: A
-
-    def map(self, move: Callable[[A], B]) -> "MinP[B]":
-        """The same with every array moved."""
-        return MinP(move(self.index), move(self.log_min_p))
-
-
-@dataclass(frozen=True, slots=True)
-class TopKP(Generic[A]):
-    """Rows with top_k, top_p or both among those that sample at random.
-
-    index [f] int64; top_p [f] float32. top_k [f] int64 in 1..max_top_k, or None where these rows have none.
+    temperature [n] float32, 0 is greedy; keys [n] int64, see `rng.stream_keys`; log_min_p [n] float32, -inf
+    for none; top_k [n] int32, 0 for none; top_p [n] float32, 1 for none. Greedy rows have no filters.
+    filtered: whether any row has one.
     """
 
-    index: A
-    top_p: A
-    top_k: A | None
-    max_top_k: int
-
-    def map(self, move: Callable[[A], B]) -> "TopKP[B]":
-        """The same with every array moved."""
-        top_k = None if self.top_k is None else move(self.top_k)
-        return TopKP(move(self.index), move(self.top_p), top_k, self.max_top_k)
-
-
-@dataclass(frozen=True, slots=True)
-class Random(Generic[A]):
-    """Rows that sample at random, r of them.
-
-    index [r] int64 or None; temperature [r] float32; keys [r] int64, see `rng.stream_keys`. Rows with top_k
-    are apart from those with top_p alone, for these need a sort.
-    """
-
-    index: A | None
     temperature: A
     keys: A
-    min_p: MinP[A] | None
-    top_k: TopKP[A] | None
-    top_p: TopKP[A] | None
+    log_min_p: A
+    top_k: A
+    top_p: A
+    filtered: bool
 
-    def map(self, move: Callable[[A], B]) -> "Random[B]":
+    def map(self, move: Callable[[A], B]) -> "Picks[B]":
         """The same with every array moved."""
-        return Random(
-            None if self.index is None else move(self.index),
+        return Picks(
             move(self.temperature),
             move(self.keys),
-            None if self.min_p is None else self.min_p.map(move),
-            None if self.top_k is None else self.top_k.map(move),
-            None if self.top_p is None else self.top_p.map(move),
+            move(self.log_min_p),
+            move(self.top_k),
+            move(self.top_p),
+            self.filtered,
         )
 
 
@@ -129,14 +100,20 @@ class LogprobRows(Generic[A]):
 class SamplingBatch(Generic[A]):
     """All that the sampler is told besides the logits; None where no row asks.
 
-    banned [n] int64: places in the flattened logits that must not be sampled.
+    banned [n] int64: places in the flattened logits that must not be sampled. picks: None where all rows are
+    greedy.
     """
 
     bias: Bias[A] | None = None
     banned: A | None = None
     penalties: Penalties[A] | None = None
-    random: Random[A] | None = None
+    picks: Picks[A] | None = None
     logprobs: LogprobRows[A] | None = None
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether logits change before tokens are picked."""
+        return not (self.bias is None and self.banned is None and self.penalties is None)
 
     def map(self, move: Callable[[A], B]) -> "SamplingBatch[B]":
         """The same with every array moved."""
@@ -144,6 +121,6 @@ class SamplingBatch(Generic[A]):
             None if self.bias is None else self.bias.map(move),
             None if self.banned is None else move(self.banned),
             None if self.penalties is None else self.penalties.map(move),
-            None if self.random is None else self.random.map(move),
+            None if self.picks is None else self.picks.map(move),
             None if self.logprobs is None else self.logprobs.map(move),
         )

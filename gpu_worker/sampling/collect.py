@@ -3,15 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from gpu_worker.sampling.batch import (
-    Bias,
-    LogprobRows,
-    MinP,
-    Penalties,
-    Random,
-    SamplingBatch,
-    TopKP,
-)
+from gpu_worker.sampling.batch import Bias, LogprobRows, Penalties, Picks, SamplingBatch
 from gpu_worker.sampling.params import SamplingTable, Wants
 from gpu_worker.sampling.rng import stream_keys
 from gpu_worker.staging import HostArray
@@ -33,7 +25,7 @@ def collect(
         penalties=_penalties(table, rows, prompt_lens, known, _where(wants, Wants.PENALTIES))
         if Wants.PENALTIES in asked
         else None,
-        random=_random(table, rows, known, wants, asked) if Wants.RANDOM in asked else None,
+        picks=_picks(table, rows, known, wants, asked) if Wants.RANDOM in asked else None,
         logprobs=_logprobs(table, rows, _where(wants, Wants.LOGPROBS)) if Wants.LOGPROBS in asked else None,
     )
 
@@ -74,33 +66,18 @@ def _penalties(
     )
 
 
-def _random(table: SamplingTable, rows: Ints, known: Ints, wants: Ints, asked: Wants) -> Random[HostArray]:
-    index = _where(wants, Wants.RANDOM)
-    everybody = len(index) == len(rows)
-    if not everybody:
-        rows, known, wants = rows[index], known[index], wants[index]
-    return Random(
-        index=None if everybody else index,
-        temperature=table.temperature[rows],
+def _picks(table: SamplingTable, rows: Ints, known: Ints, wants: Ints, asked: Wants) -> Picks[HostArray]:
+    log_min_p = np.full(len(rows), -np.inf, np.float32)
+    min_p = _where(wants, Wants.MIN_P)
+    log_min_p[min_p] = np.log(table.min_p[rows[min_p]])
+    return Picks(
+        temperature=np.where(wants & Wants.RANDOM, table.temperature[rows], np.float32(0)),
         keys=stream_keys(table.seed[rows], known),
-        min_p=_min_p(table, rows, _where(wants, Wants.MIN_P)) if Wants.MIN_P in asked else None,
-        top_k=_top_k(table, rows, _where(wants, Wants.TOP_K)) if Wants.TOP_K in asked else None,
-        top_p=_top_p(table, rows, wants) if Wants.TOP_P in asked else None,
+        log_min_p=log_min_p,
+        top_k=np.where(wants & Wants.TOP_K, table.top_k[rows], 0).astype(np.int32),
+        top_p=np.where(wants & Wants.TOP_P, table.top_p[rows], np.float32(1)),
+        filtered=bool(asked & (Wants.MIN_P | Wants.TOP_K | Wants.TOP_P)),
     )
-
-
-def _min_p(table: SamplingTable, rows: Ints, index: Ints) -> MinP[HostArray]:
-    return MinP(index, np.log(table.min_p[rows[index]]))
-
-
-def _top_k(table: SamplingTable, rows: Ints, index: Ints) -> TopKP[HostArray]:
-    top_k = table.top_k[rows[index]]
-    return TopKP(index, table.top_p[rows[index]], top_k, int(top_k.max()))
-
-
-def _top_p(table: SamplingTable, rows: Ints, wants: Ints) -> TopKP[HostArray] | None:
-    index = np.flatnonzero((wants & (Wants.TOP_P | Wants.TOP_K)) == Wants.TOP_P)
-    return TopKP(index, table.top_p[rows[index]], None, 0) if len(index) else None
 
 
 def _logprobs(table: SamplingTable, rows: Ints, index: Ints) -> LogprobRows[HostArray]:

@@ -6,52 +6,57 @@ one let in are in as well, so the outcome depends neither on the order of a sort
 
 import torch
 
-from gpu_worker.sampling.batch import Random, TopKP
+from gpu_worker.sampling.batch import Picks
 
-# Likeliest tokens looked at before a whole row is sorted, on the CPU.
+# Likeliest tokens looked at before a whole row is sorted: a sort is dear, and most nuclei are small.
 _FEW = 256
 
 
-def filter_logits(logits: torch.Tensor, random: Random[torch.Tensor]) -> torch.Tensor:
+def filter_logits(logits: torch.Tensor, picks: Picks[torch.Tensor]) -> torch.Tensor:
     """Puts -inf for what is filtered out of `logits` [r, vocab] float32, temperature applied; in place."""
-    if random.min_p is not None:
-        index = random.min_p.index
-        chosen = logits.index_select(0, index)
+    min_p = _rows(picks.log_min_p > -torch.inf)
+    if len(min_p):
         # p < min_p * max p, in logarithms.
-        threshold = chosen.amax(1) + random.min_p.log_min_p
-        logits.index_copy_(0, index, _cut(chosen, threshold))
-    for asked in (random.top_k, random.top_p):
-        if asked is not None:
-            chosen = logits.index_select(0, asked.index)
-            logits.index_copy_(0, asked.index, _cut(chosen, _threshold(chosen, asked)))
+        threshold = logits[min_p].amax(1) + picks.log_min_p[min_p]
+        _cut(logits, min_p, threshold)
+    top_k = _rows(picks.top_k > 0)
+    if len(top_k):
+        _cut_top_k(logits, top_k, picks)
+    top_p = _rows((picks.top_k == 0) & (picks.top_p < 1))
+    if len(top_p):
+        _cut(logits, top_p, _top_p_threshold(logits[top_p], picks.top_p[top_p]))
     return logits
 
 
-def _cut(logits: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    return logits.masked_fill_(logits < threshold.unsqueeze(1), -torch.inf)
+def _rows(asked: torch.Tensor) -> torch.Tensor:
+    return torch.nonzero(asked, as_tuple=True)[0]
 
 
-def _threshold(logits: torch.Tensor, asked: TopKP[torch.Tensor]) -> torch.Tensor:
-    """[f] of `logits` [f, vocab], which top-k has cut already when this returns."""
-    if asked.top_k is None:
-        return _top_p_threshold(logits, asked.top_p)
-    best = logits.topk(asked.max_top_k, dim=1).values
-    lowest = best.gather(1, asked.top_k.unsqueeze(1) - 1).squeeze(1)
-    _cut(logits, lowest)
-    return _nucleus(best, logits.logsumexp(1), asked.top_p, lowest)
+def _cut(logits: torch.Tensor, rows: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """What is left of `rows`, which `logits` gets as well."""
+    chosen = logits[rows]
+    chosen.masked_fill_(chosen < threshold.unsqueeze(1), -torch.inf)
+    logits[rows] = chosen
+    return chosen
+
+
+def _cut_top_k(logits: torch.Tensor, rows: torch.Tensor, picks: Picks[torch.Tensor]) -> None:
+    """Top-k, and of what it leaves top-p."""
+    top_k = picks.top_k[rows].long()
+    best = logits[rows].topk(int(top_k.max()), dim=1).values
+    lowest = best.gather(1, top_k.unsqueeze(1) - 1).squeeze(1)
+    log_total = _cut(logits, rows, lowest).logsumexp(1)
+    _cut(logits, rows, _nucleus(best, log_total, picks.top_p[rows], lowest))
 
 
 def _top_p_threshold(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     log_total = logits.logsumexp(1)
     everything = torch.full_like(top_p, -torch.inf)
-    vocab_size = logits.shape[1]
-    if logits.is_cuda or vocab_size <= _FEW:
-        return _nucleus(logits.sort(1, descending=True).values, log_total, top_p, everything)
-    # On the CPU a sort is dear, and looking at a result costs nothing: most nuclei are small.
-    threshold = _nucleus(logits.topk(_FEW, dim=1).values, log_total, top_p, everything)
-    (wide,) = torch.nonzero(torch.isneginf(threshold), as_tuple=True)
-    if len(wide):
-        ordered = logits.index_select(0, wide).sort(1, descending=True).values
+    few = min(_FEW, logits.shape[1])
+    threshold = _nucleus(logits.topk(few, dim=1).values, log_total, top_p, everything)
+    wide = _rows(torch.isneginf(threshold))
+    if len(wide) and few < logits.shape[1]:
+        ordered = logits[wide].sort(1, descending=True).values
         threshold[wide] = _nucleus(ordered, log_total[wide], top_p[wide], everything[wide])
     return threshold
 

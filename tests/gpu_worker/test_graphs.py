@@ -10,6 +10,7 @@ import torch
 from gpu_worker.graphs import DecodeGraphs, DeviceTables, graph_sizes
 from gpu_worker.inputs import build_inputs
 from gpu_worker.kernels.decode_inputs import decode_inputs
+from gpu_worker.mixed_graphs import MixedGraphs
 from gpu_worker.staging import stager_for
 from gpu_worker.step_diff import parse_batch
 from tests.gpu_worker.helpers import VOCAB, HandScheduler, batch, load_tiny, make_runner, new_row
@@ -51,8 +52,9 @@ def test_inputs_built_on_the_device_are_those_of_the_host(tiny_model):
     padded = np.full((2, size), rows.limits.max_rows, np.int32)
     padded[1] = 0
     padded[0, : len(plan.rows)], padded[1, : len(plan.rows)] = plan.rows, plan.starts
-    ids, positions, seq_lens = (torch.full((size,), -7, dtype=torch.int32, device=DEVICE) for _ in range(3))
-    slots = torch.zeros(size, dtype=torch.int64, device=DEVICE)
+    ids, positions, seq_lens, slots = (
+        torch.full((size,), -7, dtype=torch.int32, device=DEVICE) for _ in range(4)
+    )
     gathered = torch.full((size, rows.limits.max_blocks_per_row), -7, dtype=torch.int32, device=DEVICE)
     row_numbers, computed = torch.from_numpy(padded).to(DEVICE)
     outputs = (ids, positions, seq_lens, slots, gathered)
@@ -86,6 +88,14 @@ def test_graphs_give_the_same_answers(tiny_llama, params):
             replays.append(num_rows)
             return super().replay(inputs, num_rows)
 
+    class CountedMixed(MixedGraphs):
+        def replay(self, vector, plan):
+            mixed_replays.append(plan.num_tokens)
+            return super().replay(vector, plan)
+
+    mixed_replays = []
     runner._graphs.__class__ = Counted
+    runner._mixed_graphs.__class__ = CountedMixed
     assert HandScheduler(runner, in_flight=3).run(make_jobs(**params)) == eager
     assert replays
+    assert mixed_replays

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchyard.errors import ProtocolError
-from gpu_worker.inputs import build_inputs
+from gpu_worker.inputs import build_inputs, sampled_places, sampling_tokens
 from gpu_worker.row_checks import check
 from gpu_worker.rows import RowLimits, RowTable
 from gpu_worker.step_diff import parse_batch
@@ -25,14 +25,15 @@ def make_table():
 
 
 def advance(table, message):
-    """One step without a model; its plan and its inputs."""
+    """One step without a model: its plan, its inputs, and where what it samples goes."""
     diff = parse_batch(message, VOCAB)
     check(table, diff)
     table.apply(diff)
     plan = table.plan(diff)
     inputs = build_inputs(table, plan) if len(plan.rows) else None
+    places = sampled_places(table, plan)
     table.advance(plan)
-    return plan, inputs
+    return plan, inputs, places
 
 
 @dataclass
@@ -104,19 +105,19 @@ class Composer:
         most = min(row.known, len(row.blocks) * 4) - row.computed
         return self.draw(st.integers(1, most)) if most > 0 else 0
 
-    def check_plan(self, plan, inputs):
+    def check_plan(self, plan, inputs, sampled_at):
         assert dict(zip(plan.rows.tolist(), plan.query_lens.tolist(), strict=True)) == self.expected
         decodes = [r for r in self.expected if self.rows[r].decoding]
         assert plan.rows[: plan.num_decodes].tolist() == decodes
         if inputs:
-            self.check_inputs(plan, inputs)
+            self.check_inputs(plan, inputs, sampled_at)
         for r, length in self.expected.items():
             self.rows[r].computed += length
             if self.rows[r].computed == self.rows[r].known:
                 self.rows[r].known += 1
                 self.rows[r].decoding = True
 
-    def check_inputs(self, plan, inputs):
+    def check_inputs(self, plan, inputs, sampled_at):
         places, slots, positions, last, sampled = [], [], [], [], []
         width = LIMITS.max_model_len + 1
         for r, length in zip(plan.rows.tolist(), plan.query_lens.tolist(), strict=True):
@@ -131,11 +132,11 @@ class Composer:
         assert inputs.positions.tolist() == positions
         assert inputs.token_places.tolist() == places
         assert inputs.slots.tolist() == slots
-        assert inputs.sampled_places.tolist() == sampled
-        if inputs.sampling_tokens is None:
+        assert sampled_at.tolist() == sampled
+        if sampling_tokens(plan) is None:
             assert last == list(range(len(positions)))
         else:
-            assert inputs.sampling_tokens.tolist() == last
+            assert sampling_tokens(plan).tolist() == last
         assert inputs.query_start.tolist() == [0, *np.cumsum(plan.query_lens)]
         assert inputs.seq_lens.tolist() == plan.ends.tolist()
         assert (inputs.max_query_len, inputs.max_seq_len) == (plan.query_lens.max(), plan.ends.max())
@@ -218,7 +219,7 @@ def test_what_is_not_allowed_is_refused_and_changes_nothing(message, complaint):
     table = prepared()
     with pytest.raises(ProtocolError, match=complaint):
         advance(table, message)
-    plan, _ = advance(table, batch(2, chunks=[(1, 4)]))
+    plan, *_ = advance(table, batch(2, chunks=[(1, 4)]))
     assert plan.rows.tolist() == [0, 1]
     assert plan.samples.tolist() == [True, True]
     assert table.num_held_blocks == 6
@@ -237,7 +238,7 @@ def test_a_decoding_row_needs_its_block_in_time():
 
 def test_a_row_may_be_freed_and_taken_in_one_step():
     table = prepared()
-    plan, _ = advance(table, batch(2, [new_row(0, [7, 8], [9])], freed=[0], chunks=[(0, 2)]))
+    plan, *_ = advance(table, batch(2, [new_row(0, [7, 8], [9])], freed=[0], chunks=[(0, 2)]))
     assert plan.rows.tolist() == [0]
     assert plan.num_decodes == 0
     assert table.known[0] == 3
@@ -257,5 +258,5 @@ def test_reset_frees_everything():
     table = prepared()
     table.reset()
     assert table.num_active == table.num_held_blocks == 0
-    plan, _ = advance(table, batch(1))
+    plan, *_ = advance(table, batch(1))
     assert len(plan.rows) == 0

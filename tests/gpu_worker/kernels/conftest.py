@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from gpu_worker.kernels.metadata import AttentionMetadata
+from gpu_worker.kernels.heads import AttentionHeads, QKNorm
+from gpu_worker.kernels.metadata import AttentionMetadata, ChunkKeys
+from gpu_worker.kernels.ops import Ops
 
 HAS_GPU = torch.cuda.is_available()
 
@@ -22,25 +24,34 @@ class Batch:
     Slots that a sequence has written hold random numbers, all others NaN. Block tables end in blocks of NaN.
     """
 
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
+    packed: torch.Tensor
+    heads: AttentionHeads
     k_cache: torch.Tensor
     v_cache: torch.Tensor
     metadata: AttentionMetadata
+    cos_sin: torch.Tensor
 
     @property
-    def scale(self) -> float:
-        return float(self.q.shape[-1] ** -0.5)
+    def split(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, [T, heads, head_dim] each: views."""
+        heads = self.heads
+        by_head = self.packed.view(self.packed.shape[0], heads.packed, heads.head_dim)
+        q, k, v = by_head.split((heads.num_heads, heads.num_kv_heads, heads.num_kv_heads), dim=1)
+        return q, k, v
 
     def attention_inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, AttentionMetadata, float]:
-        return self.q, self.k_cache, self.v_cache, self.metadata, self.scale
+        return self.split[0], self.k_cache, self.v_cache, self.metadata, self.heads.scale
+
+    def attend(self, ops: Ops) -> torch.Tensor:
+        """By `ops`; the projection and the caches change."""
+        caches = (self.k_cache, self.v_cache)
+        return ops.attend(self.packed, self.heads, self.cos_sin, caches, self.metadata)
 
     def reference(self) -> "Batch":
         """A copy in float32 on the CPU."""
-        heads = (self.q.shape[1], self.k.shape[1], self.v.shape[1])
-        packed = torch.cat((self.q, self.k, self.v), dim=1).float().cpu()
-        q, k, v = packed.split(heads, dim=1)
+        norm = self.heads.qk_norm
+        if norm is not None:
+            norm = QKNorm(norm.q_weight.float().cpu(), norm.k_weight.float().cpu(), norm.eps)
         m = self.metadata
         metadata = replace(
             m,
@@ -49,10 +60,14 @@ class Batch:
             block_tables=m.block_tables.cpu(),
             positions=m.positions.cpu(),
             slots=m.slots.cpu(),
+            counts=m.counts.cpu(),
         )
         # float() and cpu() alone would give the tensor itself where there is nothing to convert.
-        k_cache, v_cache = (x.clone().float().cpu() for x in (self.k_cache, self.v_cache))
-        return Batch(q, k, v, k_cache, v_cache, metadata)
+        packed, k_cache, v_cache = (
+            x.clone().float().cpu() for x in (self.packed, self.k_cache, self.v_cache)
+        )
+        heads = replace(self.heads, qk_norm=norm)
+        return Batch(packed, heads, k_cache, v_cache, metadata, self.cos_sin.cpu())
 
 
 def build_batch(
@@ -61,6 +76,8 @@ def build_batch(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     max_seq_len: int = 0,
+    window: int | None = None,
+    norm: bool = False,
 ) -> Batch:
     """One step of `sequences`, (query_len, seq_len) each, decodes first. seq_len 0 is padding.
 
@@ -91,20 +108,34 @@ def build_batch(
     caches = torch.randn(cache_shape, generator=random)
     caches[:, ~written] = torch.nan
     k_cache, v_cache = caches.to(device, dtype).view(2, num_blocks, size, *cache_shape[2:])
-    widths = (num_heads, num_kv_heads, num_kv_heads)
-    packed = torch.randn((sum(query_lens), sum(widths), head_dim), generator=random).to(device, dtype)
-    q, k, v = packed.split(widths, dim=1)
+    width = (num_heads + 2 * num_kv_heads) * head_dim
+    packed = torch.randn((sum(query_lens), width), generator=random).to(device, dtype)
+    num_decodes = next((s for s, length in enumerate(query_lens) if length != 1), len(sequences))
+    chunk_blocks = [block_tables[s, : needed[s]] for s in range(num_decodes, len(sequences))]
+    chunk_starts = torch.tensor([0, *needed[num_decodes:]]).cumsum(0)[:-1] * size
+    weights = (torch.rand((2, head_dim), generator=random) + 0.5).to(device, dtype)
+    angles = torch.rand((max(seq_lens) + 1, head_dim // 2), generator=random) * 6
     metadata = AttentionMetadata(
         query_start=torch.tensor([0, *query_lens]).cumsum(0).to(device, torch.int32),
         seq_lens=torch.tensor(seq_lens).to(device, torch.int32),
         block_tables=block_tables.to(device),
         positions=torch.cat(positions).to(device, torch.int32),
-        slots=torch.cat(slots).to(device, torch.int64),
-        num_decodes=next((s for s, length in enumerate(query_lens) if length != 1), len(sequences)),
+        slots=torch.cat(slots).to(device, torch.int32),
+        counts=torch.tensor([num_decodes, len(sequences), sum(map(len, chunk_blocks))]).to(
+            device, torch.int32
+        ),
+        num_decodes=num_decodes,
+        num_chunks=len(sequences) - num_decodes,
         max_query_len=max(query_lens),
         max_seq_len=max(*seq_lens, max_seq_len),
+        chunk_keys=ChunkKeys(torch.cat(chunk_blocks).to(device), chunk_starts.to(device, torch.int32))
+        if chunk_blocks
+        else None,
     )
-    return Batch(q, k, v, k_cache, v_cache, metadata)
+    qk_norm = QKNorm(weights[0], weights[1], 1e-5) if norm else None
+    spec = AttentionHeads(num_heads, num_kv_heads, head_dim, window, qk_norm)
+    cos_sin = torch.cat((angles.cos(), angles.sin()), dim=-1).to(device)
+    return Batch(packed, spec, k_cache, v_cache, metadata, cos_sin)
 
 
 @pytest.fixture(params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -83,19 +83,39 @@ def test_add_rms_norm_keeps_the_sum():
     assert torch.equal(normed, ops.rms_norm(total, weight, 1e-5))
 
 
-def test_swiglu():
-    gate, up = torch.randn(5, 40), torch.randn(5, 40)
+def test_gated_linear():
+    x, weight, bias = torch.randn(5, 40), torch.randn(60, 40), torch.randn(60)
+    gate, up = (x @ weight.T + bias).chunk(2, dim=-1)
     expected = gate / (1 + torch.exp(-gate)) * up
-    torch.testing.assert_close(TorchOps().swiglu(torch.cat((gate, up), dim=-1)), expected)
+    torch.testing.assert_close(TorchOps().gated_linear(x, weight, bias), expected)
+
+
+def test_logits_into_what_is_given():
+    x, weight, out = torch.randn(5, 40).half(), torch.randn(60, 40).half(), torch.empty(5, 60)
+    assert TorchOps().logits(x, weight, out) is out
+    assert torch.equal(TorchOps().logits(x, weight), out)
+    assert torch.equal(out, (x @ weight.T).float())
+
+
+def test_heads_are_normed_before_they_are_rotated(make_batch):
+    batch = make_batch(MIXED, HEADS, norm=True)
+    expected = batch.reference()
+    norm, ops = batch.heads.qk_norm, TorchOps()
+    q, k, v = expected.split
+    q, k = ops.rms_norm(q, norm.q_weight, norm.eps), ops.rms_norm(k, norm.k_weight, norm.eps)
+    ops.rope_and_cache(q, k, v, batch.cos_sin, expected.k_cache, expected.v_cache, batch.metadata)
+    attended = ops.attention(q, expected.k_cache, expected.v_cache, batch.metadata, batch.heads.scale, None)
+    torch.testing.assert_close(batch.attend(ops), attended)
+    torch.testing.assert_close(batch.k_cache, expected.k_cache, equal_nan=True)
 
 
 def test_rope_turns_pairs_as_complex_numbers(make_batch):
     batch = make_batch(MIXED, HEADS)
     angles = torch.rand(300, 12) * 6
     turn = torch.polar(torch.ones(300, 12), angles)[batch.metadata.positions].unsqueeze(1)
-    expected = [torch.complex(x[..., :12], x[..., 12:]) * turn for x in (batch.q, batch.k)]
+    expected = [torch.complex(x[..., :12], x[..., 12:]) * turn for x in batch.split[:2]]
     rotate(batch, angles)
-    for x, turned in zip((batch.q, batch.k), expected, strict=True):
+    for x, turned in zip(batch.split[:2], expected, strict=True):
         torch.testing.assert_close(x, torch.cat((turned.real, turned.imag), dim=-1))
 
 
@@ -105,7 +125,7 @@ def test_keys_and_values_go_to_their_slots_and_padding_nowhere(make_batch):
     assert (slots < 0).any()
     before = [cache.flatten(0, 1).clone() for cache in (batch.k_cache, batch.v_cache)]
     rotate(batch, torch.rand(300, 12))
-    for cache, old, new in zip((batch.k_cache, batch.v_cache), before, (batch.k, batch.v), strict=True):
+    for cache, old, new in zip((batch.k_cache, batch.v_cache), before, batch.split[1:], strict=True):
         old[slots[slots >= 0]] = new[slots >= 0]
         torch.testing.assert_close(cache.flatten(0, 1), old, rtol=0, atol=0, equal_nan=True)
 
@@ -113,11 +133,9 @@ def test_keys_and_values_go_to_their_slots_and_padding_nowhere(make_batch):
 def test_a_step_without_padding_is_cached_whole(make_batch):
     batch = make_batch(MIXED[:2], HEADS)
     rotate(batch, torch.rand(300, 12))
-    assert torch.equal(batch.k_cache.flatten(0, 1)[batch.metadata.slots], batch.k)
+    assert torch.equal(batch.k_cache.flatten(0, 1)[batch.metadata.slots], batch.split[1])
 
 
 def rotate(batch, angles):
     cos_sin = torch.cat((angles.cos(), angles.sin()), dim=-1)
-    TorchOps().rope_and_cache(
-        batch.q, batch.k, batch.v, cos_sin, batch.k_cache, batch.v_cache, batch.metadata
-    )
+    TorchOps().rope_and_cache(*batch.split, cos_sin, batch.k_cache, batch.v_cache, batch.metadata)

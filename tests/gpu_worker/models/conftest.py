@@ -104,13 +104,16 @@ class PagedSequences:
                 slots.append(block * self.block_size + position % self.block_size)
         width = max(len(self.blocks[seq]) for seq in query_lens)
         tables = [self.blocks[seq] + [0] * (width - len(self.blocks[seq])) for seq in query_lens]
+        num_decodes = sum(self._decodes(seq) for seq in query_lens)
         return AttentionMetadata(
             query_start=torch.tensor([0, *counts]).cumsum(0).to(torch.int32),
             seq_lens=torch.tensor(seq_lens, dtype=torch.int32),
             block_tables=torch.tensor(tables, dtype=torch.int32),
             positions=torch.tensor(positions, dtype=torch.int32),
-            slots=torch.tensor(slots),
-            num_decodes=sum(self._decodes(seq) for seq in query_lens),
+            slots=torch.tensor(slots, dtype=torch.int32),
+            counts=torch.tensor([num_decodes, len(query_lens), 0], dtype=torch.int32),
+            num_decodes=num_decodes,
+            num_chunks=len(query_lens) - num_decodes,
             max_query_len=max(counts),
             max_seq_len=max(seq_lens),
         )

@@ -5,6 +5,7 @@ import torch
 
 from gpu_worker.sampling.collect import collect
 from gpu_worker.sampling.params import SamplingTable, parse_sampling
+from gpu_worker.sampling.reference import pick
 from gpu_worker.sampling.sampler import sample
 from tests.gpu_worker.helpers import sampling
 
@@ -27,7 +28,10 @@ def sample_rows(logits, params, texts=None, prompt_lens=None):
     for row, text in enumerate(texts):
         token_table[row, : len(text)] = torch.tensor(text, dtype=torch.int32)
     asked = ask(params, logits.shape[1], known if prompt_lens is None else prompt_lens, known)
-    return sample(logits.clone(), asked, token_table)
+    places = torch.arange(len(texts)) * token_table.shape[1] + torch.tensor(known)
+    sampled = sample(logits.clone(), asked, token_table, places, pick)
+    assert torch.equal(token_table.view(-1)[places], sampled.tokens.int())
+    return sampled
 
 
 def tokens_of(*args, **kwargs):

@@ -24,7 +24,7 @@ FILTERS = [
 def filtered(logits, params):
     params = [{"temperature": 1.0, **changes} for changes in params]
     asked = ask(params, logits.shape[1], [1] * len(params), [1] * len(params))
-    return filter_logits(logits.clone(), asked.random)
+    return filter_logits(logits.clone(), asked.picks)
 
 
 def by_transformers(logits, changes):

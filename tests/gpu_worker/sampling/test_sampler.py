@@ -110,3 +110,13 @@ def test_logprobs_of_the_rows_that_ask():
     assert found.ranks.tolist() == [(expected[0] > expected[0, 1]).sum() + 1, 1]
     assert found.top_ids.shape == (2, 4)
     torch.testing.assert_close(found.top_logprobs[0], expected[0].topk(4).values)
+
+
+def test_logits_of_half_the_size_give_the_same():
+    texts = [list(range(i + 2)) for i in range(len(ANYTHING))]
+    logits = random_logits(len(ANYTHING)).bfloat16()
+    for params in (ANYTHING, [{}] * len(ANYTHING), [{"temperature": 1.0, "logprobs": 2}] * len(ANYTHING)):
+        found, expected = (sample_rows(x, params, texts) for x in (logits, logits.float()))
+        assert torch.equal(found.tokens, expected.tokens)
+        if expected.logprobs is not None:
+            assert torch.equal(found.logprobs.logprobs, expected.logprobs.logprobs)
