@@ -16,7 +16,7 @@ from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
 from gpu_worker.sampling.sampler import sample
 from gpu_worker.staging import HostArray, Upload, stager_for
-from gpu_worker.step_clock import StepClock, start_clock
+from gpu_worker.step_clock import StepClock, clocks_for
 from gpu_worker.step_diff import Entry, parse_batch
 from protos.step_pb2 import StepBatch
 
@@ -36,6 +36,7 @@ class Runner:
         self._kv_caches = kv_caches
         self._stager = stager_for(model.device)
         self._readback = readback_for(model.device)
+        self._clocks = clocks_for(model.device)
         self._tables: DeviceTables | None = None
         self._graphs: DecodeGraphs | None = None
 
@@ -62,7 +63,7 @@ class Runner:
         """
         diff = parse_batch(batch, self.rows.vocab_size)
         check(self.rows, diff)
-        clock = start_clock(self.model.device, arrived_ns)
+        clock = self._clocks.start(arrived_ns)
         grown = self.rows.apply(diff)
         plan = self.rows.plan(diff)
         spans = prompt_spans(self.rows, plan)
@@ -88,6 +89,7 @@ class Runner:
         inputs = upload.add(graphs.host_inputs(plan))
         places = upload.add(sampled_places(self.rows, plan))
         asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
+        clock.begin()
         upload.send()
         apply()
         logits = graphs.replay(upload.get(inputs), len(plan.rows))
@@ -105,7 +107,7 @@ class Runner:
         clock: StepClock,
     ) -> list[torch.Tensor]:
         """Queues the step's work; its outputs are as `Launched` expects them."""
-        inputs, asked = self._upload(entries, grown, plan)
+        inputs, asked = self._upload(entries, grown, plan, clock)
         if inputs is None:
             clock.forward_done()
             clock.sample_done()
@@ -147,7 +149,7 @@ class Runner:
         return apply
 
     def _upload(
-        self, entries: Sequence[Entry], grown: GrownBlocks | None, plan: StepPlan
+        self, entries: Sequence[Entry], grown: GrownBlocks | None, plan: StepPlan, clock: StepClock
     ) -> tuple[StepInputs[torch.Tensor] | None, SamplingBatch[torch.Tensor]]:
         """Brings everything the step needs to the device, new rows' tokens into the token table.
 
@@ -160,6 +162,7 @@ class Runner:
         if len(plan.rows):
             inputs = build_inputs(self.rows, plan).map(upload.add)
             asked = self._collect(plan).map(upload.add)
+        clock.begin()
         upload.send()
         apply()
         return None if inputs is None else inputs.map(upload.get), asked.map(upload.get)
