@@ -84,7 +84,7 @@ def _run_model(model: str, rows: Sequence[Row], options: Options, recorder: Reco
 
 
 def table(rows: Iterable[Row], reports: Mapping[str, Report]) -> Iterator[str]:
-    """Lines of Markdown for the rows that have reports, and what is wrong with these. A ratio above 1 is faster.
+    """Lines of Markdown for the rows with reports, then what is wrong with these. A ratio above 1 is faster.
 
     GPU idle and busy: see `bench.measuring.device_shares`.
     """
