@@ -22,7 +22,7 @@ from typing import Any
 from bench.figures import ROWS, VLLM, Measure, Row
 from bench.measuring import LoadOptions, Report, measure, why_unusable
 from bench.models import write_model
-from bench.service import serving
+from bench.service import Service, serving
 
 SERVE = ("--load-format", "dummy", "--max-model-len", "34000", "--max-num-seqs", "512")
 SMALL_MODEL, SMALL_TOKENS, SMALL_LOAD = "llama-tiny", 0.02, 0.03
@@ -37,10 +37,6 @@ class Options:
     small: bool
     load: LoadOptions
     serve: tuple[str, ...]
-
-    @property
-    def results(self) -> Path:
-        return self.out / "results.jsonl"
 
 
 class Recorder:
@@ -72,15 +68,23 @@ def run(options: Options, recorder: Recorder) -> None:
 
 
 def _run_model(model: str, rows: Sequence[Row], options: Options, recorder: Recorder) -> None:
-    folder = write_model(SMALL_MODEL if options.small else model, options.out / "models" / model)
-    arguments = ["--model", str(folder), "--served-model-name", model, *SERVE, *options.serve]
-    with serving(arguments, log=options.out / f"{model}.log") as service:
+    with serving(serve_arguments(model, options), log=options.out / f"{model}.log") as service:
         for row in rows:
-            if row.load is None:
-                recorder.add(row.key, {"ready_s": round(service.ready_s, 1)})
-                continue
-            load = row.load.scaled(SMALL_LOAD) if options.small else row.load
-            recorder.add(row.key, measure(service, model, load, options.load))
+            recorder.add(row.key, measure_row(service, row, options))
+
+
+def serve_arguments(model: str, options: Options) -> list[str]:
+    """For `batchyard serve`; writes the model's folder."""
+    folder = write_model(SMALL_MODEL if options.small else model, options.out / "models" / model)
+    return ["--model", str(folder), "--served-model-name", model, *SERVE, *options.serve]
+
+
+def measure_row(service: Service, row: Row, options: Options) -> Report:
+    """The report of one row, on a service of its model."""
+    if row.load is None:
+        return {"ready_s": round(service.ready_s, 1)}
+    load = row.load.scaled(SMALL_LOAD) if options.small else row.load
+    return measure(service, row.model, load, options.load)
 
 
 def table(rows: Iterable[Row], reports: Mapping[str, Report]) -> Iterator[str]:
@@ -141,34 +145,36 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows, or models: all of theirs")
     parser.add_argument("--all", action="store_true", help="rows without a goal too")
-    parser.add_argument("--out", type=Path, default=Path("bench-results"), metavar="DIR")
-    parser.add_argument("--small", action="store_true", help="a tiny model and hardly any load, to try this")
-    add_load_arguments(parser)
-    parser.add_argument("serve", nargs="*", metavar="FLAG", help="after --: for `batchyard serve`")
+    add_arguments(parser)
     given = parser.parse_args(argv)
     try:
         rows = select(given.only, given.all)
     except ValueError as error:
         parser.error(str(error))
-    return Options(rows, given.out, given.small, load_options(given, given.small), tuple(given.serve))
+    return options_of(given, rows)
 
 
-def add_load_arguments(parser: argparse.ArgumentParser) -> None:
-    """How load tests are run."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How services and load tests are run, and where results go."""
+    parser.add_argument("--out", type=Path, default=Path("bench-results"), metavar="DIR")
+    parser.add_argument("--small", action="store_true", help="a tiny model and hardly any load, to try this")
     parser.add_argument("--loadgen", type=Path, metavar="FILE", help="a load generator instead of bench.load")
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds for one load test")
     parser.add_argument("--seed", type=int, help="of all prompts, instead of the rows' own")
+    parser.add_argument("serve", nargs="*", metavar="FLAG", help="after --: for `batchyard serve`")
 
 
-def load_options(given: argparse.Namespace, small: bool) -> LoadOptions:
-    """What `add_load_arguments` has parsed."""
-    return LoadOptions(given.loadgen, given.timeout, SMALL_TOKENS if small else 1.0, given.seed)
+def options_of(given: argparse.Namespace, rows: tuple[Row, ...]) -> Options:
+    """What `add_arguments` has parsed."""
+    tokens = SMALL_TOKENS if given.small else 1.0
+    load = LoadOptions(given.loadgen, given.timeout, tokens, given.seed)
+    return Options(rows, given.out, given.small, load, tuple(given.serve))
 
 
 def main() -> None:
     """Measures and prints."""
     options = parse()
-    recorder = Recorder(options.results)
+    recorder = Recorder(options.out / "results.jsonl")
     # Whatever ends us, the service is ended first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
