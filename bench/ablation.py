@@ -39,7 +39,8 @@ def run(names: Sequence[str], options: Options, recorder: Recorder) -> None:
 
 def _run_model(name: str, model: str, rows: Sequence[Row], options: Options, recorder: Recorder) -> None:
     flags, environ = ([], {}) if name == NOTHING else switched_off(name)
-    log = options.out / f"{re.sub(r'[^\w.]+', '-', f'{model} without {name}')}.log"
+    words = re.findall(r"[\w.]+", f"{model} without {name}")
+    log = options.out / f"{'-'.join(words)}.log"
     with serving([*serve_arguments(model, options), *flags], environ, log) as service:
         if name != NOTHING and (missing := not_patched(name, log.read_text())):
             raise RuntimeError(f"{', '.join(missing)} is not in use here, so there is nothing to switch off")

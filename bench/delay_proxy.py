@@ -11,10 +11,11 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from batchyard.lifeline import end_with_parent
 
+T = TypeVar("T")
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 _CHUNK = 1 << 18  # bytes
@@ -25,9 +26,15 @@ async def delaying(listen: str, to: str, delay_s: float) -> AsyncIterator[None]:
     """For the time of the block, passes connections to `listen` on to `to`: host:port or unix:/path."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
         with suppress(OSError):
-            upstream = await _connect(to)
-            await asyncio.gather(_pump(reader, upstream[1], delay_s), _pump(upstream[0], writer, delay_s))
+            upstream, upstream_writer = await _connect(to)
+            writers.append(upstream_writer)
+            await asyncio.gather(_pump(reader, upstream_writer, delay_s), _pump(upstream, writer, delay_s))
+        for end in writers:
+            end.close()
+            with suppress(OSError):
+                await end.wait_closed()
 
     async with await _listen(listen, connected):
         yield
@@ -44,7 +51,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
         if chunk := chunks.popleft():
             writer.write(chunk)
         else:
-            writer.close()
+            with suppress(OSError):
+                writer.write_eof()
             over.set_result(None)
 
     with suppress(ConnectionError):
@@ -76,10 +84,10 @@ def _unix_path(address: str) -> str | None:
     return address.removeprefix("unix:") if address.startswith("unix:") else None
 
 
-def run_precisely(main: Coroutine[Any, Any, None]) -> None:
+def run_precisely(main: Coroutine[Any, Any, T]) -> T:
     """Like `asyncio.run`, on a loop whose timers are good to microseconds: those of others wait whole ms."""
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-        runner.run(main)
+        return runner.run(main)
 
 
 def main() -> None:

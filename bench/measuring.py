@@ -61,23 +61,22 @@ def command(url: str, model: str, load: Load, options: LoadOptions) -> list[str]
 
 def run_load(command: Sequence[str], timeout: float) -> Report:
     """Runs a load test and reads the last line it prints; `error` says why there is none."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment({}),
         start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {timeout:.0f} s"}
-    finally:
-        # Its client processes are in its process group.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            return {"error": f"not done after {timeout:g} s"}
+        finally:
+            # Its client processes are in its process group.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         return {"error": f"the load generator failed: {errors.strip()[-500:]}"}
     report: Report = json.loads(output.strip().splitlines()[-1])
