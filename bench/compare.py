@@ -258,7 +258,8 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     folder = resolve_model(options.model)
     arguments = ["--model", options.model, "--device", options.device, "--dtype", options.dtype]
-    with bounded(options.timeout), serving(arguments, options.threads) as service:
+    threads = {"OMP_NUM_THREADS": str(options.threads)}
+    with bounded(options.timeout), serving(arguments, threads) as service:
         baseline = Transformers(folder, options.device, options.dtype)
         comparison = Comparison(options, service, baseline, Text(folder))
         known = facts(options, load)

@@ -10,8 +10,10 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import grpc
 
@@ -19,6 +21,7 @@ from protos.inference_pb2 import GenerateRequest, TokenIds
 from protos.inference_pb2_grpc import InferenceStub
 
 _READY_S, _END_S = 180.0, 20.0
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Counters:
     steps: float
     step_seconds: float  # the worker's: model and sampling
     step_tokens: float  # computed, of prompts and answers
+    idle_seconds: float  # of the device, with the next step at the worker already
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Service:
     port: int
     grpc_port: int
     metrics_port: int  # the scheduler's; the worker's is the next one
+    ready_s: float  # seconds from start to ready
 
     def counters(self) -> Counters:
         """Read from /metrics of the scheduler and the worker."""
@@ -45,6 +50,7 @@ class Service:
             scheduler["batchyard_steps_total"],
             worker["batchyard_worker_step_seconds_sum"],
             worker["batchyard_worker_tokens_total"],
+            worker["batchyard_worker_device_idle_seconds_total"],
         )
 
     def token_ids(self, model: str, prompts: Sequence[Sequence[int]], output_tokens: int) -> list[list[int]]:
@@ -68,28 +74,46 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(arguments: Sequence[str], threads: int) -> Iterator[Service]:
-    """Runs `batchyard serve` with `arguments`; its worker computes with so many threads."""
-    service = Service(*_free_ports())
-    ports = ["--port", service.port, "--grpc-port", service.grpc_port, "--metrics-port", service.metrics_port]
+def serving(
+    arguments: Sequence[str], environ: Mapping[str, str] | None = None, log: Path | None = None
+) -> Iterator[Service]:
+    """Runs `batchyard serve` with `arguments` on the packages beside this one; ended with the block.
+
+    `environ` is added to our environment; what the processes print goes to `log`. Raises RuntimeError, with
+    what they printed, when they do not become ready.
+    """
+    ports = rest, rpc, metrics = _free_ports()
+    flags = ["--port", str(rest), "--grpc-port", str(rpc), "--metrics-port", str(metrics)]
     # The processes end when their standard input does, so they cannot outlive us however we end.
-    command = [sys.executable, "-m", "batchyard.lifeline", "serve", *arguments, *map(str, ports)]
-    with tempfile.TemporaryFile("w+") as log:
+    command = [sys.executable, "-P", "-m", "batchyard.lifeline", "serve", *arguments, *flags]
+    with open(log, "w+") if log else tempfile.TemporaryFile("w+") as output:
+        started = time.monotonic()
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            stdout=output,
+            stderr=output,
+            env=environment(environ or {}),
             start_new_session=True,
         )
         try:
-            if not _ready(process, service.port):
-                log.seek(0)
-                raise RuntimeError(f"batchyard serve did not become ready:\n{log.read()}")
-            yield service
+            if not _ready(process, rest):
+                raise RuntimeError(f"batchyard serve did not become ready:\n{_printed(output)}")
+            yield Service(*ports, time.monotonic() - started)
         finally:
             _end(process)
+
+
+def environment(more: Mapping[str, str]) -> dict[str, str]:
+    """Ours with `more`, in which Python finds the packages beside this one first."""
+    environ = {**os.environ, **more}
+    paths = [path for path in (environ.get("PYTHONPATH"), str(_ROOT)) if path]
+    return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _printed(output: IO[str]) -> str:
+    output.seek(0)
+    return output.read()
 
 
 def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
@@ -105,6 +129,7 @@ def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    # `batchyard serve` ends its own; were it killed, they would see their lifelines cut.
     process.terminate()
     killer = threading.Timer(_END_S, process.kill)
     killer.start()

@@ -26,6 +26,11 @@ class WorkerMetrics:
         self._queued = Counter(
             "batchyard_worker_queue_seconds", "steps waited at the worker", registry=self.registry
         )
+        self._idle = Counter(
+            "batchyard_worker_device_idle_seconds",
+            "the device had nothing to do although the next step had come",
+            registry=self.registry,
+        )
         self._rows = Gauge("batchyard_worker_rows", "rows in use", registry=self.registry)
         self._held = Gauge(
             "batchyard_worker_held_blocks",
@@ -41,6 +46,7 @@ class WorkerMetrics:
         self._tokens.inc(step.load.num_tokens)
         self._busy.observe(step.times.busy_us / 1e6)
         self._queued.inc(step.times.queue_us / 1e6)
+        self._idle.inc(step.times.idle_us / 1e6)
         self._rows.set(step.load.num_rows)
         self._held.set(step.load.num_blocks)
 

@@ -16,7 +16,7 @@ from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
 from gpu_worker.sampling.sampler import pick_for, sample
 from gpu_worker.staging import HostArray, Upload, stager_for
-from gpu_worker.step_clock import StepClock, start_clock
+from gpu_worker.step_clock import StepClock, clocks_for
 from gpu_worker.step_diff import Entry, parse_batch
 from protos.step_pb2 import StepBatch
 
@@ -38,6 +38,7 @@ class Runner:
         self._stager = stager_for(model.device)
         self._readback = readback_for(model.device)
         self._pick = pick_for(model.device)
+        self._clocks = clocks_for(model.device)
         self._tables: DeviceTables | None = None
         self._graphs: DecodeGraphs | None = None
         self._mixed_graphs: MixedGraphs | None = None
@@ -68,7 +69,7 @@ class Runner:
         """
         diff = parse_batch(batch, self.rows.vocab_size)
         check(self.rows, diff)
-        clock = start_clock(self.model.device, arrived_ns)
+        clock = self._clocks.start(arrived_ns)
         grown = self.rows.apply(diff)
         plan = self.rows.plan(diff)
         spans = prompt_spans(self.rows, plan)
@@ -96,6 +97,7 @@ class Runner:
         inputs = upload.add(graphs.host_inputs(plan))
         places = upload.add(sampled_places(self.rows, plan))
         asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
+        clock.begin()
         upload.send()
         apply()
         logits = graphs.replay(upload.get(inputs), len(plan.rows))
@@ -120,6 +122,7 @@ class Runner:
         chosen = None if samplers is None else upload.add(samplers)
         places = upload.add(sampled_places(self.rows, plan))
         asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
+        clock.begin()
         upload.send()
         apply()
         hidden = forward()
@@ -138,6 +141,7 @@ class Runner:
         """A step in which no sequence takes part."""
         upload = self._stager.begin()
         apply = self._stage_rows(entries, grown, upload)
+        clock.begin()
         upload.send()
         apply()
         clock.forward_done()

@@ -15,7 +15,7 @@ from protos.step_pb2 import StepBatch, StepResult
 
 def test_metrics_are_served():
     metrics = WorkerMetrics(num_blocks=40)
-    times = StepTimes(queue_us=500_000, forward_us=15_000, sample_us=1_000, ended_ns=0)
+    times = StepTimes(queue_us=500_000, forward_us=15_000, sample_us=1_000, idle_us=2_000, ended_ns=0)
     load = StepLoad(num_seqs=3, num_tokens=17, num_rows=4, num_blocks=9)
     metrics.observe(FinishedStep(StepBatch(), StepResult(), times, load))
     with socket.socket() as probe:
@@ -32,6 +32,7 @@ def test_metrics_are_served():
     assert "batchyard_worker_steps_total 1.0" in lines
     assert "batchyard_worker_tokens_total 17.0" in lines
     assert "batchyard_worker_queue_seconds_total 0.5" in lines
+    assert "batchyard_worker_device_idle_seconds_total 0.002" in lines
     assert 'batchyard_worker_step_seconds_bucket{le="0.01"} 0.0' in lines
     assert 'batchyard_worker_step_seconds_bucket{le="0.02"} 1.0' in lines
     assert "batchyard_worker_rows 4.0" in lines

@@ -31,7 +31,7 @@ class Steps:
     def observe(self, step, sampled=(), **changes):
         message = batch(step, **changes)
         result = StepResult(step=step, rows=pack_i32(list(sampled)))
-        times = StepTimes(queue_us=100, forward_us=400, sample_us=100, ended_ns=step * 1_000_000)
+        times = StepTimes(queue_us=100, forward_us=400, sample_us=100, idle_us=0, ended_ns=step * 1_000_000)
         load = StepLoad(num_seqs=3, num_tokens=17, num_rows=4, num_blocks=9)
         self.observer.observe(FinishedStep(message, result, times, load))
 
