@@ -9,6 +9,9 @@ Rows are sticky and messages are diffs. A request enters a row once, in full, an
     the row decodes: one token in every step, unasked, until it is freed.
 A sampled token becomes known, on the device, without leaving the worker.
 
+In each layer a step writes the keys and values of all its rows before any row attends. So a row may have
+blocks, as computed, that another row fills in this very step: equal beginnings are computed once.
+
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
 been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata

@@ -4,6 +4,12 @@ There are no phases. A request is `computed` tokens chasing `known` tokens under
 that decode first, then rows in the middle of their prompt, then requests that wait. When blocks run short the
 newest row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
 
+Equal beginnings are computed once, however close together their requests come. A block can be shared from the
+moment its last token is in a step that is being composed, even by rows of that step (protos/step.proto says
+why). And there is never a second row that could begin what a first one is in the middle of: budget goes to
+rows in order of arrival, so one that does not reach its prompt's end leaves nothing for a newcomer. Who waits
+is therefore never waiting for a certain row, and nothing is owed when that row is cancelled or lost.
+
 Lengths are known ahead, so steps are composed without waiting for the answers of those before. Only a stop
 token is learned late; what a row samples after it is dropped.
 """

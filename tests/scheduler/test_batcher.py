@@ -4,10 +4,11 @@ import itertools
 from collections import deque
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.packing import unpack_i32
+from protos.packing import unpack_i32, unpack_u32
 from protos.sampling_pb2 import Sampling
 from scheduler.batcher import Batcher
 from scheduler.block_pool import BlockPool
@@ -24,19 +25,31 @@ class Bench:
 
     def __init__(self, depth=2, caching=True, **shape):
         self.simulated = SimulatedWorker(**shape)
-        worker = self.simulated.worker
-        rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
-        pool = BlockPool(worker.num_blocks)
-        self.batcher = Batcher(rows, pool, worker.max_batched_tokens, caching=caching, admissions=self)
+        self.caching = caching
         self.sessions = Sessions()
         self.session = self.sessions.open()
-        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
         self.waiting = WaitingQueue()
         self.depth = depth
-        self.in_flight = deque()
         self.ids = itertools.count()
         self.hits = {}
         self.preemptions = 0
+        self.connect()
+
+    def connect(self):
+        worker = self.simulated.describe()
+        rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
+        pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
+        self.batcher = Batcher(rows, pool, worker.max_batched_tokens, caching=self.caching, admissions=self)
+        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
+        self.in_flight = deque()
+
+    def lose_worker(self):
+        """The steps in flight are executed, but nobody hears of it."""
+        for step in self.in_flight:
+            self.simulated.execute(step.batch)
+        self._requeue(self.batcher.evacuate())
+        self.simulated.reset()
+        self.connect()
 
     def admitted(self, request, cached_tokens, started_ns):
         self.hits.setdefault(request.id, cached_tokens)
@@ -163,6 +176,46 @@ def test_an_equal_prefix_is_computed_once():
     bench.run()
     assert bench.hits == {0: 0, 1: 16, 2: 12}
     assert bench.answers()[0][2] == answer(prompt, 4)
+    bench.check_idle()
+
+
+PREFIX = [n % 7 for n in range(2048)]
+
+
+@pytest.mark.parametrize("budget", [8192, 512, 100])  # all in one step; the prefix over several steps
+def test_a_burst_with_one_new_prefix_computes_it_once(budget):
+    bench = Bench(budget=budget, block_size=16, num_blocks=400, max_rows=16, max_model_len=2200)
+    suffixes = [[n] * (3 + n) for n in range(10)]
+    for suffix in suffixes:
+        bench.add(PREFIX + suffix, 2)
+    bench.run()
+    prompts = len(PREFIX) + sum(map(len, suffixes))
+    # Two tokens are sampled, of which one is computed: the second ends the request.
+    assert bench.simulated.computed_tokens == prompts + len(suffixes)
+    assert bench.hits == {0: 0} | {n: len(PREFIX) for n in range(1, 10)}
+    assert bench.answers()[0] == {n: answer(PREFIX + suffix, 2) for n, suffix in enumerate(suffixes)}
+    bench.check_idle()
+
+
+@pytest.mark.parametrize("loss", ["cancelled", "worker"])
+def test_whoever_comes_next_goes_on_with_a_prefix_that_was_begun(loss):
+    bench = Bench(budget=512, block_size=16, num_blocks=400, max_rows=16, max_model_len=2200)
+    first = bench.add([*PREFIX, 1], 2)
+    for n in range(3):
+        bench.add([*PREFIX, 2, n], 2)
+    bench.add([9] * 20, 2)  # has nothing to do with them
+    bench.send()
+    bench.send()
+    if loss == "cancelled":
+        bench.cancel(first)
+        computed = 0
+    else:
+        bench.lose_worker()
+        computed = 2 * 512  # and once more, for the cache is gone
+    bench.run()
+    suffixes = 3 * 2 + 20 + (loss == "worker")
+    samples = 4 + (loss == "worker")
+    assert bench.simulated.computed_tokens == computed + len(PREFIX) + suffixes + samples
     bench.check_idle()
 
 
