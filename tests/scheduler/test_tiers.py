@@ -1,5 +1,7 @@
 """Blocks that move between the device and the host, against a worker that checks every slot it reads."""
 
+from random import Random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,4 +170,50 @@ def test_with_room_on_the_host_no_prefix_is_computed_twice(prompts, block_size, 
         bench.run()
         assert bench.hits[request.id] == known * block_size
         seen.update(blocks)
+    bench.check_idle()
+
+
+EVENTS = {"add": 3, "send": 6, "answer": 5, "save": 2, "load": 2, "cancel": 1, "lose": 0.05}
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 1 << 32),
+    st.sampled_from([1, 2, 3]),  # steps in flight
+    st.sampled_from([1, 2]),  # block size
+    st.integers(10, 16),  # blocks
+    st.sampled_from([2, 6, 12, 40]),  # host blocks
+)
+def test_any_order_of_events_with_few_blocks_and_many_hits(seed, depth, size, num_blocks, num_host_blocks):
+    random = Random(seed)  # Hypothesis' own choices are rarely as wild
+    bench = Bench(
+        depth, num_blocks=num_blocks, block_size=size, num_host_blocks=num_host_blocks, budget=24, max_rows=4
+    )
+    expected = {}
+    for _ in range(200):
+        (event,) = random.choices(list(EVENTS), list(EVENTS.values()))
+        live = [id for id in expected if id in bench.session.requests]
+        if event == "add" and len(live) < 8:
+            room = num_blocks * size
+            length = random.randint(1, room - 1)
+            own = min(length, random.choice([0, 1, 2, 8]))
+            prompt = [random.randrange(4)] * (length - own) + [random.randrange(2) for _ in range(own)]
+            max_tokens = random.randint(1, min(8, room - length))
+            expected[bench.add(prompt, max_tokens).id] = answer(prompt, max_tokens)
+        elif event == "send":
+            bench.send()
+        elif event == "answer" and bench.in_flight:
+            bench.answer()
+        elif event in ("save", "load"):
+            bench.move(loads=event == "load")
+        elif event == "lose":
+            bench.lose_worker()
+        elif event == "cancel" and live:
+            id = random.choice(live)
+            bench.cancel(bench.session.requests[id])
+            del expected[id]
+    bench.run()
+    out, ends = bench.answers()
+    assert {id: out[id] for id in expected} == expected
+    assert ends.keys() >= expected.keys()
     bench.check_idle()
