@@ -206,6 +206,7 @@ class _SimulatedStream:
         self._arrived = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
+        self._loading = True
         self.broken = False
 
     def hold(self):
@@ -213,6 +214,13 @@ class _SimulatedStream:
 
     def go_on(self):
         self._gate.set()
+
+    def hold_loads(self):
+        self._loading = False
+
+    def go_on_loading(self):
+        self._loading = True
+        self._arrived.set()
 
     def send(self, batch):
         self._batches.append(StepBatch.FromString(batch.SerializeToString()))
@@ -226,16 +234,20 @@ class _SimulatedStream:
 
     async def receive(self):
         await asyncio.sleep(0)
-        while not self._batches and not self.broken:
+        while not self._batches and not self._can_move() and not self.broken:
             self._arrived.clear()
             await self._arrived.wait()
         await self._gate.wait()
         if self.broken:
             raise WorkerLost("broken")
         simulated = self._transport.simulated
-        if simulated.saves or simulated.loads:
-            return simulated.move(bool(simulated.loads))
+        if self._can_move():
+            return simulated.move(loads=not simulated.saves)
         return simulated.execute(self._batches.popleft())
+
+    def _can_move(self):
+        simulated = self._transport.simulated
+        return simulated.saves or (simulated.loads and self._loading)
 
     def close(self):
         self.break_off()
