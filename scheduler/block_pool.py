@@ -37,7 +37,6 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.generations = list(generations) or [0] * num_blocks
         self.index = PrefixIndex()
-        self.evictions = 0
         self._references = [0] * num_blocks
         # Low ids first: a lightly used pool touches little memory.
         self._free = list(range(num_blocks - 1, -1, -1))
@@ -209,5 +208,4 @@ class BlockPool:
         block = (self._spare if len(self._spare) else self._cached).pop_oldest()
         self._copied.discard(block)
         self.index.remove(block)
-        self.evictions += 1
         return block

@@ -37,7 +37,7 @@ class HostPool:
         """Blocks that hold a prefix."""
         return len(self._cached) + len(self._loading)
 
-    def has(self, digest: Digest) -> bool:
+    def __contains__(self, digest: Digest) -> bool:
         """Whether `digest` is here, or on its way."""
         return self._index.find(digest) is not None
 

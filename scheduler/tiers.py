@@ -127,13 +127,15 @@ class Tiers:
         Whether any more are ready at once: of some there is a copy already.
         """
         pool, host = self.pool, self.host
+        if not host.num_blocks:
+            return False
         ready = pool.ready
         short = max(wanted, self._reserve) - ready - self._saving
-        while short > 0 and host.num_blocks and (block := pool.oldest_uncopied()) is not None:
+        while short > 0 and (block := pool.oldest_uncopied()) is not None:
             digest = pool.index.digest_of(block)
             if digest is None:
                 raise AssertionError(f"block {block} is cached, but nobody knows what it holds")
-            if host.has(digest):
+            if digest in host:
                 host.touch(digest)
                 pool.has_copy(block)
             elif (host_block := host.take(digest)) is not None:

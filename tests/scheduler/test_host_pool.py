@@ -20,7 +20,7 @@ def filled(pool, *names):
 def test_a_block_can_be_loaded_once_it_is_saved():
     pool = HostPool(2)
     block = pool.take(digest(1))
-    assert pool.has(digest(1))
+    assert digest(1) in pool
     assert pool.find(digest(1)) is None
     pool.saved([block])
     assert pool.find(digest(1)) == block
@@ -31,7 +31,7 @@ def test_the_one_used_longest_ago_makes_room():
     filled(pool, 1, 2, 3)
     pool.touch(digest(1))
     filled(pool, 4)
-    assert [pool.has(digest(n)) for n in (1, 2, 3, 4)] == [True, False, True, True]
+    assert [digest(n) in pool for n in (1, 2, 3, 4)] == [True, False, True, True]
     assert pool.evictions == 1
 
 
@@ -41,9 +41,9 @@ def test_what_has_been_loaded_makes_room_before_all_others_and_its_tail_first():
     pool.pin(blocks[2:])
     pool.unpin(blocks[2:])
     filled(pool, 5)
-    assert not pool.has(digest(4))
+    assert digest(4) not in pool
     filled(pool, 6)
-    assert not pool.has(digest(3))
+    assert digest(3) not in pool
 
 
 def test_blocks_in_motion_are_not_given_away():
@@ -69,7 +69,7 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(n=st.integers(0, 9))
     def take(self, n):
-        if self.pool.has(digest(n)):
+        if digest(n) in self.pool:
             return
         block = self.pool.take(digest(n))
         if block is None:
