@@ -21,7 +21,7 @@ from batchyard.errors import ConfigError
 
 Ids = npt.NDArray[np.int32]
 
-_STAGING_BYTES = 64 << 20  # on the device, for each direction
+STAGING_BYTES = 64 << 20  # on the device, for each of the two directions
 
 
 class HostCache(Protocol):
@@ -131,7 +131,7 @@ class _Direction:
         self.stream = torch.cuda.Stream(blocks.device)  # type: ignore[no-untyped-call]
         self._done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         block_bytes = blocks[0].nbytes
-        self._capacity = max(1, _STAGING_BYTES // block_bytes)
+        self._capacity = max(1, STAGING_BYTES // block_bytes)
         self.staging = torch.empty(
             (self._capacity, *blocks.shape[1:]), dtype=blocks.dtype, device=blocks.device
         )

@@ -14,7 +14,7 @@ from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
 from gpu_worker.dummy_steps import largest_step, warm_up, warm_up_briefly
 from gpu_worker.fingerprint import model_fingerprint
-from gpu_worker.host_cache import HostCache, host_cache_for
+from gpu_worker.host_cache import STAGING_BYTES, HostCache, host_cache_for
 from gpu_worker.kernels.ops import Ops
 from gpu_worker.kv_cache import CacheShape, by_layer, count_blocks
 from gpu_worker.models import LlamaModel, ModelConfig, load_config, load_model, resolve_dtype
@@ -116,6 +116,8 @@ def _build_runner(
     if model.device.type == "cuda":
         flag = "--gpu-memory-utilization"
         available = _free_memory_on_gpu(settings, model, shape, max_model_len)
+        if settings.host_cache_gb:
+            available -= 2 * STAGING_BYTES
     else:
         flag = "--cpu-kv-cache-gb"
         available = int(settings.cpu_kv_cache_gb * _GIB)

@@ -30,7 +30,7 @@ DEVICES = [
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_was_saved_is_loaded_to_the_last_bit(device, monkeypatch):
-    monkeypatch.setattr(host_cache, "_STAGING_BYTES", 5 * SHAPE.block_bytes)  # several rounds
+    monkeypatch.setattr(host_cache, "STAGING_BYTES", 5 * SHAPE.block_bytes)  # several rounds
     memory = SHAPE.allocate(40, torch.device(device))
     memory.copy_(torch.randn(memory.shape))
     before = memory.clone()
