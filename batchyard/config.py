@@ -65,6 +65,11 @@ class WorkerSettings(ModelSettings):
     gpu_memory_utilization: float = Field(
         0.9, gt=0, le=1, description="share of the device's memory for weights and KV cache"
     )
+    host_cache_gb: float = Field(
+        0.0,
+        ge=0,
+        description="GiB of host memory, for each worker, for blocks that the KV cache has no room for",
+    )
     cpu_kv_cache_gb: float = Field(1.0, gt=0, description="GiB of KV cache where the device is the CPU")
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 event loop ──submit──▶ step thread ──launched──▶ result thread ──result──▶ event loop
                        executes in order,        waits for the device,
                        never waits               packs, observes
+                            └──moves──▶ two more threads, if there is a host tier ──news──▶ event loop
 """
 
 import asyncio
@@ -10,15 +11,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum, auto
-from functools import partial
 from typing import NamedTuple
 
 import structlog
 
 from batchyard.errors import ProtocolError
 from gpu_worker.launched import Launched
+from gpu_worker.mover import Mover
 from gpu_worker.observers import FinishedStep, StepObserver
 from gpu_worker.runner import Runner
+from gpu_worker.threads import single_thread
 from protos.step_pb2 import StepBatch, StepResult
 
 log = structlog.get_logger()
@@ -82,12 +84,17 @@ class StepEngine:
     """Owns the runner. One stream at a time has it."""
 
     def __init__(
-        self, runner: Runner, observers: Sequence[StepObserver], step_thread: ThreadPoolExecutor
+        self,
+        runner: Runner,
+        observers: Sequence[StepObserver],
+        step_thread: ThreadPoolExecutor,
+        mover: Mover | None = None,
     ) -> None:
-        """step_thread: on which the runner was made."""
+        """step_thread: on which the runner was made. mover: of its host tier, if it has one."""
         self._runner = runner
         self._observers = observers
         self._step_thread = step_thread
+        self._mover = mover
         self._result_thread = single_thread("results")
         self._stream: StepStream | None = None
 
@@ -123,8 +130,12 @@ class StepEngine:
         """Waits for the steps that have begun; the others are dropped."""
         self._step_thread.shutdown(cancel_futures=True)
         self._result_thread.shutdown()
+        if self._mover:
+            self._mover.shutdown()
 
     def _reset(self) -> None:
+        if self._mover:
+            self._mover.drain()
         self._runner.reset()
         for observer in self._observers:
             self._result_thread.submit(observer.reset)
@@ -141,6 +152,8 @@ class StepEngine:
             self._pass_on(stream, _failure(batch, error))
         else:
             self._result_thread.submit(self._answer, stream, batch, launched)
+            if self._mover:
+                self._mover.start(batch, stream.deliver, lambda error: stream.end(_failure(batch, error)))
 
     def _pass_on(self, stream: StepStream, end: StreamEnd) -> None:
         """Ends `stream` behind the results it still gets; nothing more of it is executed."""
@@ -158,12 +171,6 @@ class StepEngine:
             stream.end(_failure(batch, error))
 
 
-def single_thread(name: str) -> ThreadPoolExecutor:
-    """One thread, whose log lines carry what the caller's do."""
-    bind = partial(structlog.contextvars.bind_contextvars, **structlog.contextvars.get_contextvars())
-    return ThreadPoolExecutor(1, thread_name_prefix=name, initializer=bind)
-
-
 def _failure(batch: StepBatch, error: Exception) -> StreamEnd:
-    log.exception("step_failed", step=batch.step)
+    log.error("step_failed", step=batch.step, exc_info=error)
     return StreamEnd(EndKind.FAILED, f"step {batch.step} failed: {type(error).__name__}: {error}")

@@ -33,26 +33,26 @@ class CacheShape:
         per_layer = 2 * self.block_size * self.num_kv_heads * self.head_dim
         return self.num_layers * per_layer * self.dtype.itemsize
 
-    def allocate(self, num_blocks: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(keys, values) of each layer, [num_blocks, block_size, num_kv_heads, head_dim], zeros.
+    def allocate(self, num_blocks: int, device: torch.device) -> torch.Tensor:
+        """[num_layers, 2, num_blocks, block_size, num_kv_heads, head_dim], zeros: keys, then values.
 
-        Raises ConfigError when the memory is not there.
+        One piece, so that a block of all layers can be copied at once. Raises ConfigError when the memory is
+        not there.
         """
-        shape = (num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
+        shape = (self.num_layers, 2, num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
         try:
-            return [
-                (
-                    torch.zeros(shape, dtype=self.dtype, device=device),
-                    torch.zeros(shape, dtype=self.dtype, device=device),
-                )
-                for _ in range(self.num_layers)
-            ]
+            return torch.zeros(shape, dtype=self.dtype, device=device)
         except RuntimeError as error:  # torch.OutOfMemoryError on a GPU, its parent class on a CPU
             wanted = _size(num_blocks * self.block_bytes)
             raise ConfigError(
                 f"{num_blocks} blocks of KV cache ({wanted}) do not fit in the memory of {device}: "
                 "lower --num-gpu-blocks, --gpu-memory-utilization or --cpu-kv-cache-gb"
             ) from error
+
+
+def by_layer(memory: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(keys, values) of each layer, [num_blocks, block_size, num_kv_heads, head_dim], contiguous views."""
+    return [(layer[0], layer[1]) for layer in memory.unbind()]
 
 
 def count_blocks(

@@ -13,10 +13,12 @@ from batchyard.config import WorkerSettings
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from gpu_worker import service
-from gpu_worker.engine import StepEngine, single_thread
+from gpu_worker.engine import StepEngine
 from gpu_worker.metrics import WorkerMetrics
+from gpu_worker.mover import Mover
 from gpu_worker.observers import StepObserver
-from gpu_worker.startup import start_runner
+from gpu_worker.startup import Started, start_runner
+from gpu_worker.threads import single_thread
 from gpu_worker.tracing import WorkerSpans
 from protos.step_pb2 import WorkerDescription
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
@@ -44,10 +46,12 @@ async def run(settings: WorkerSettings) -> None:
     step_thread = single_thread("steps")
     try:
         loading = step_thread.submit(start_runner, settings, stop.check)
-        runner, description = await asyncio.wrap_future(loading)
+        started: Started = await asyncio.wrap_future(loading)
+        description = started.description
         with _observers(settings, description.num_blocks) as observers:
-            engine = StepEngine(runner, observers, step_thread)
-            worker.set_ready(engine, description, runner.rows)
+            mover = Mover(started.host_cache) if started.host_cache else None
+            engine = StepEngine(started.runner, observers, step_thread, mover)
+            worker.set_ready(engine, description, started.runner.rows)
             await _serve(server, description, stop)
             engine.end_stream()
             await server.stop(_GRACE)
@@ -87,6 +91,7 @@ async def _serve(server: RpcServer, description: WorkerDescription, stop: "_Stop
         model=description.model,
         device=description.device,
         blocks=description.num_blocks,
+        host_blocks=description.num_host_blocks,
         max_model_len=description.max_model_len,
     )
     await stop.wait()

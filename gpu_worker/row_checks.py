@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from batchyard.errors import ProtocolError
 from gpu_worker.rows import RowLimits, RowTable
-from gpu_worker.step_diff import Entry, StepDiff
+from gpu_worker.step_diff import Entry, Moves, StepDiff
 
 Ids = npt.NDArray[np.int32]
 
@@ -43,6 +43,8 @@ class _Draft:
         if len(diff.chunk_rows):
             self._check_chunks(diff.chunk_rows, diff.chunk_lens)
         self._check_decodes()
+        for moves in (diff.saves, diff.loads):
+            _check_moves(moves, self._limits)
         num_tokens = int(np.count_nonzero(self._decoding)) + int(diff.chunk_lens.sum())
         if num_tokens > self._limits.max_batched_tokens:
             raise ProtocolError(f"{num_tokens} tokens, above the {self._limits.max_batched_tokens} of a step")
@@ -125,6 +127,16 @@ class _Draft:
             lambda row: f"{what} row {row} is outside the {self._limits.max_rows} rows",
         )
         _refuse(rows, ~self._active[rows], lambda row: f"{what} row {row} is unknown")
+
+
+def _check_moves(moves: Moves, limits: RowLimits) -> None:
+    _check_blocks(moves.blocks, limits)
+    wrong = (moves.host_blocks < 0) | (moves.host_blocks >= limits.num_host_blocks)
+    _refuse(
+        moves.host_blocks,
+        wrong,
+        lambda block: f"host block {block} is outside the {limits.num_host_blocks} host blocks",
+    )
 
 
 def _check_blocks(blocks: Ids, limits: RowLimits) -> None:

@@ -21,13 +21,17 @@ Ints = npt.NDArray[np.int64]
 
 
 class RowLimits(NamedTuple):
-    """What a worker can hold: rows, tokens in one row, tokens in one step, blocks, and tokens in a block."""
+    """What a worker can hold: rows, tokens in one row, tokens in one step, blocks, and tokens in a block.
+
+    num_host_blocks: of the host tier.
+    """
 
     max_rows: int
     max_model_len: int
     max_batched_tokens: int
     num_blocks: int
     block_size: int
+    num_host_blocks: int = 0
 
     @property
     def max_blocks_per_row(self) -> int:
@@ -115,6 +119,7 @@ class RowTable:
         self.num_blocks[diff.freed_rows] = 0
         for entry in diff.entries:
             self._enter(entry)
+        np.add.at(self.block_generations, diff.loads.blocks, 1)
         return self._grow(diff.grown_rows, diff.grown_blocks) if len(diff.grown_rows) else None
 
     def _enter(self, entry: Entry) -> None:

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 import torch
@@ -13,8 +14,9 @@ from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
 from gpu_worker.dummy_steps import largest_step, warm_up, warm_up_briefly
 from gpu_worker.fingerprint import model_fingerprint
+from gpu_worker.host_cache import STAGING_BYTES, HostCache, host_cache_for
 from gpu_worker.kernels.ops import Ops
-from gpu_worker.kv_cache import CacheShape, count_blocks
+from gpu_worker.kv_cache import CacheShape, by_layer, count_blocks
 from gpu_worker.models import LlamaModel, ModelConfig, load_config, load_model, resolve_dtype
 from gpu_worker.rows import RowLimits, RowTable
 from gpu_worker.runner import Runner
@@ -26,7 +28,15 @@ _GIB = 1 << 30
 _REPORT_INTERVAL = 1.0  # seconds between reports of loading
 
 
-def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> tuple[Runner, WorkerDescription]:
+class Started(NamedTuple):
+    """A worker that is ready, and its host tier, if it was asked for."""
+
+    runner: Runner
+    description: WorkerDescription
+    host_cache: HostCache | None
+
+
+def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> Started:
     """Loads the model, sizes the cache, warms up. Takes as long as it takes: `stop`, called often, may raise.
 
     Raises ConfigError and ModelError.
@@ -46,14 +56,14 @@ def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> tuple[Ru
         seed=settings.seed,
         progress=_Progress(stop),
     )
-    runner = _build_runner(settings, model, max_model_len)
+    runner, host_cache = _build_runner(settings, model, max_model_len)
     if device.type == "cuda":
         warm_up(runner, stop)
         if not settings.enforce_eager:
             runner.capture_graphs(stop)
     else:
         warm_up_briefly(runner)
-    return runner, _describe(settings, runner, folder)
+    return Started(runner, _describe(settings, runner, folder), host_cache)
 
 
 def resolve_device(requested: str) -> torch.device:
@@ -99,30 +109,42 @@ class _Progress:
             log.info("loading_weights", done=done, total=total)
 
 
-def _build_runner(settings: WorkerSettings, model: LlamaModel, max_model_len: int) -> Runner:
+def _build_runner(
+    settings: WorkerSettings, model: LlamaModel, max_model_len: int
+) -> tuple[Runner, HostCache | None]:
     shape = CacheShape.of(model.config, settings.block_size, model.dtype)
     if model.device.type == "cuda":
         flag = "--gpu-memory-utilization"
         available = _free_memory_on_gpu(settings, model, shape, max_model_len)
+        if settings.host_cache_gb:
+            available -= 2 * STAGING_BYTES
     else:
         flag = "--cpu-kv-cache-gb"
         available = int(settings.cpu_kv_cache_gb * _GIB)
     num_blocks = count_blocks(shape, settings, max_model_len, available, flag)
-    return _runner_with(settings, model, shape, max_model_len, num_blocks)
+    num_host_blocks = int(settings.host_cache_gb * _GIB) // shape.block_bytes
+    memory = shape.allocate(num_blocks, model.device)
+    host_cache = host_cache_for(memory, num_host_blocks) if num_host_blocks else None
+    return _runner_on(settings, model, max_model_len, memory, num_host_blocks), host_cache
 
 
-def _runner_with(
-    settings: WorkerSettings, model: LlamaModel, shape: CacheShape, max_model_len: int, num_blocks: int
+def _runner_on(
+    settings: WorkerSettings,
+    model: LlamaModel,
+    max_model_len: int,
+    memory: torch.Tensor,
+    num_host_blocks: int = 0,
 ) -> Runner:
     limits = RowLimits(
         max_rows=settings.max_num_seqs,
         max_model_len=max_model_len,
         max_batched_tokens=settings.max_num_batched_tokens,
-        num_blocks=num_blocks,
+        num_blocks=memory.shape[2],
         block_size=settings.block_size,
+        num_host_blocks=num_host_blocks,
     )
     rows = RowTable(limits, model.config.vocab_size, model.device)
-    return Runner(model, rows, shape.allocate(num_blocks, model.device))
+    return Runner(model, rows, by_layer(memory))
 
 
 def _free_memory_on_gpu(
@@ -132,7 +154,7 @@ def _free_memory_on_gpu(
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     # A cache of one block will do: all rows write over one another.
-    runner = _runner_with(settings, model, shape, max_model_len, num_blocks=1)
+    runner = _runner_on(settings, model, max_model_len, shape.allocate(1, model.device))
     try:
         runner.execute(largest_step(runner.rows.limits), time.perf_counter_ns()).result()
     except torch.OutOfMemoryError as error:
@@ -156,6 +178,7 @@ def _describe(settings: WorkerSettings, runner: Runner, folder: Path) -> WorkerD
         epoch=secrets.randbits(64),
         model=model_fingerprint(folder, settings.load_format, settings.seed, model.dtype),
         num_blocks=limits.num_blocks,
+        num_host_blocks=limits.num_host_blocks,
         block_size=limits.block_size,
         max_rows=limits.max_rows,
         max_model_len=limits.max_model_len,

@@ -1,6 +1,7 @@
 """A StepBatch message, unpacked: what changes before a step, and which chunks it prefills."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,13 @@ class Entry:
     sampling: SamplingParams
 
 
+class Moves(NamedTuple):
+    """Copies between device block blocks[i] and host block host_blocks[i], int32."""
+
+    blocks: Ids
+    host_blocks: Ids
+
+
 @dataclass(frozen=True, slots=True)
 class StepDiff:
     """The fields of a StepBatch, all arrays int32; chunk_lens in tokens."""
@@ -36,6 +44,8 @@ class StepDiff:
     grown_blocks: Ids
     chunk_rows: Ids
     chunk_lens: Ids
+    saves: Moves
+    loads: Moves
 
 
 def parse_batch(batch: StepBatch, vocab_size: int) -> StepDiff:
@@ -48,11 +58,18 @@ def parse_batch(batch: StepBatch, vocab_size: int) -> StepDiff:
         grown_blocks=_unpack(batch.grown_blocks, "grown_blocks"),
         chunk_rows=_unpack(batch.chunk_rows, "chunk_rows"),
         chunk_lens=_unpack(batch.chunk_lens, "chunk_lens"),
+        saves=Moves(_unpack(batch.saved_blocks, "saved_blocks"), _unpack(batch.saved_to, "saved_to")),
+        loads=Moves(_unpack(batch.loaded_blocks, "loaded_blocks"), _unpack(batch.loaded_from, "loaded_from")),
     )
     if len(diff.grown_rows) != len(diff.grown_blocks):
         raise ProtocolError(f"{len(diff.grown_rows)} grown_rows, but {len(diff.grown_blocks)} grown_blocks")
     if len(diff.chunk_rows) != len(diff.chunk_lens):
         raise ProtocolError(f"{len(diff.chunk_rows)} chunk_rows, but {len(diff.chunk_lens)} chunk_lens")
+    for what, moves in (("saved", diff.saves), ("loaded", diff.loads)):
+        if len(moves.blocks) != len(moves.host_blocks):
+            raise ProtocolError(
+                f"{len(moves.blocks)} {what} blocks, but {len(moves.host_blocks)} on the host"
+            )
     return diff
 
 

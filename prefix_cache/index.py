@@ -25,6 +25,10 @@ class PrefixIndex:
             blocks.append(block)
         return blocks
 
+    def find(self, digest: Digest) -> int | None:
+        """The block that holds `digest`."""
+        return self._block_of.get(digest)
+
     def insert(self, digest: Digest, block: int) -> bool:
         """Notes that `block` holds `digest`. False, and no change, where either is known already.
 

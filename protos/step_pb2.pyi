@@ -9,6 +9,15 @@ Rows are sticky and messages are diffs. A request enters a row once, in full, an
     the row decodes: one token in every step, unasked, until it is freed.
 A sampled token becomes known, on the device, without leaving the worker.
 
+In each layer a step writes the keys and values of all its rows before any row attends. So a row may have
+blocks, as computed, that another row fills in this very step: equal beginnings are computed once.
+
+Below the device's blocks there may be host blocks. A save copies a device block to a host block, a load a host
+block to a device block. Moves run beside the steps and neither waits for the other, for the scheduler keeps
+them apart: a step sent before a move that might touch the same blocks has been answered, but for steps that
+only read what is saved; and what a move touches is left alone until the worker says that it is done, but for
+reading what is saved. Saves are done in the order they were sent, and so are loads.
+
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
 been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
@@ -57,6 +66,7 @@ class WorkerDescription(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     DTYPE_FIELD_NUMBER: builtins.int
     BLOCK_GENERATIONS_FIELD_NUMBER: builtins.int
+    NUM_HOST_BLOCKS_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     epoch: builtins.int
     """drawn at start: the same epoch means the same block contents"""
@@ -77,6 +87,8 @@ class WorkerDescription(google.protobuf.message.Message):
     """u32 [num_blocks]: how often each block was given to a row to be written. Who remembers the number with what
     the block held then knows whether it still does.
     """
+    num_host_blocks: builtins.int
+    """the host tier: 0 when there is none"""
     def __init__(
         self,
         *,
@@ -92,8 +104,9 @@ class WorkerDescription(google.protobuf.message.Message):
         device: builtins.str = ...,
         dtype: builtins.str = ...,
         block_generations: builtins.bytes = ...,
+        num_host_blocks: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerDescription: typing_extensions.TypeAlias = WorkerDescription
@@ -159,6 +172,10 @@ class StepBatch(google.protobuf.message.Message):
     GROWN_BLOCKS_FIELD_NUMBER: builtins.int
     CHUNK_ROWS_FIELD_NUMBER: builtins.int
     CHUNK_LENS_FIELD_NUMBER: builtins.int
+    SAVED_BLOCKS_FIELD_NUMBER: builtins.int
+    SAVED_TO_FIELD_NUMBER: builtins.int
+    LOADED_BLOCKS_FIELD_NUMBER: builtins.int
+    LOADED_FROM_FIELD_NUMBER: builtins.int
     step: builtins.int
     """1, 2, 3 … on a stream"""
     freed_rows: builtins.bytes
@@ -171,6 +188,14 @@ class StepBatch(google.protobuf.message.Message):
     """i32: prefill chunk_lens[i] tokens of row chunk_rows[i];"""
     chunk_lens: builtins.bytes
     """i32: every decoding row adds one token of its own accord"""
+    saved_blocks: builtins.bytes
+    """i32: device block saved_blocks[i] is copied to host block saved_to[i]"""
+    saved_to: builtins.bytes
+    """i32"""
+    loaded_blocks: builtins.bytes
+    """i32: device block loaded_blocks[i] gets a copy of host block loaded_from[i]"""
+    loaded_from: builtins.bytes
+    """i32"""
     @property
     def new_rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NewRow]: ...
     def __init__(
@@ -183,8 +208,12 @@ class StepBatch(google.protobuf.message.Message):
         grown_blocks: builtins.bytes = ...,
         chunk_rows: builtins.bytes = ...,
         chunk_lens: builtins.bytes = ...,
+        saved_blocks: builtins.bytes = ...,
+        saved_to: builtins.bytes = ...,
+        loaded_blocks: builtins.bytes = ...,
+        loaded_from: builtins.bytes = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_lens", b"chunk_lens", "chunk_rows", b"chunk_rows", "freed_rows", b"freed_rows", "grown_blocks", b"grown_blocks", "grown_rows", b"grown_rows", "new_rows", b"new_rows", "step", b"step"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_lens", b"chunk_lens", "chunk_rows", b"chunk_rows", "freed_rows", b"freed_rows", "grown_blocks", b"grown_blocks", "grown_rows", b"grown_rows", "loaded_blocks", b"loaded_blocks", "loaded_from", b"loaded_from", "new_rows", b"new_rows", "saved_blocks", b"saved_blocks", "saved_to", b"saved_to", "step", b"step"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___StepBatch: typing_extensions.TypeAlias = StepBatch
@@ -202,7 +231,9 @@ class StepResult(google.protobuf.message.Message):
     QUEUE_US_FIELD_NUMBER: builtins.int
     FORWARD_US_FIELD_NUMBER: builtins.int
     SAMPLE_US_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
     step: builtins.int
+    """0: this answers no step, but brings news of moves, between any two answers"""
     rows: builtins.bytes
     """i32: the rows that sampled in this step"""
     tokens: builtins.bytes
@@ -219,6 +250,10 @@ class StepResult(google.protobuf.message.Message):
     def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RowLogprobs]: ...
     @property
     def prompt_logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RowPromptLogprobs]: ...
+    @property
+    def moved(self) -> Global___Moved:
+        """when step is 0"""
+
     def __init__(
         self,
         *,
@@ -231,11 +266,39 @@ class StepResult(google.protobuf.message.Message):
         queue_us: builtins.int = ...,
         forward_us: builtins.int = ...,
         sample_us: builtins.int = ...,
+        moved: Global___Moved | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["forward_us", b"forward_us", "logprobs", b"logprobs", "num_tokens", b"num_tokens", "prompt_logprobs", b"prompt_logprobs", "queue_us", b"queue_us", "rows", b"rows", "sample_us", b"sample_us", "step", b"step", "tokens", b"tokens"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["moved", b"moved"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["forward_us", b"forward_us", "logprobs", b"logprobs", "moved", b"moved", "num_tokens", b"num_tokens", "prompt_logprobs", b"prompt_logprobs", "queue_us", b"queue_us", "rows", b"rows", "sample_us", b"sample_us", "step", b"step", "tokens", b"tokens"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___StepResult: typing_extensions.TypeAlias = StepResult
+
+@typing.final
+class Moved(google.protobuf.message.Message):
+    """The saves, or the loads, of all steps up to this one are done; 0: nothing new of them."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAVED_FIELD_NUMBER: builtins.int
+    LOADED_FIELD_NUMBER: builtins.int
+    LOAD_US_FIELD_NUMBER: builtins.int
+    saved: builtins.int
+    loaded: builtins.int
+    load_us: builtins.int
+    """what the loads of step `loaded` took"""
+    def __init__(
+        self,
+        *,
+        saved: builtins.int = ...,
+        loaded: builtins.int = ...,
+        load_us: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["load_us", b"load_us", "loaded", b"loaded", "saved", b"saved"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Moved: typing_extensions.TypeAlias = Moved
 
 @typing.final
 class RowLogprobs(google.protobuf.message.Message):

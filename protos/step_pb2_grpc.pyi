@@ -9,6 +9,15 @@ Rows are sticky and messages are diffs. A request enters a row once, in full, an
     the row decodes: one token in every step, unasked, until it is freed.
 A sampled token becomes known, on the device, without leaving the worker.
 
+In each layer a step writes the keys and values of all its rows before any row attends. So a row may have
+blocks, as computed, that another row fills in this very step: equal beginnings are computed once.
+
+Below the device's blocks there may be host blocks. A save copies a device block to a host block, a load a host
+block to a device block. Moves run beside the steps and neither waits for the other, for the scheduler keeps
+them apart: a step sent before a move that might touch the same blocks has been answered, but for steps that
+only read what is saved; and what a move touches is left alone until the worker says that it is done, but for
+reading what is saved. Saves are done in the order they were sent, and so are loads.
+
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
 been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata

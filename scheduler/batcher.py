@@ -4,13 +4,18 @@ There are no phases. A request is `computed` tokens chasing `known` tokens under
 that decode first, then rows in the middle of their prompt, then requests that wait. When blocks run short the
 newest row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
 
+Equal beginnings are computed once, however close together their requests come. A block can be shared from the
+moment its last token is in a step that is being composed, even by rows of that step (protos/step.proto says
+why). And there is never a second row that could begin what a first one is in the middle of: budget goes to
+rows in order of arrival, so one that does not reach its prompt's end leaves nothing for a newcomer. Who waits
+is therefore never waiting for a certain row, and nothing is owed when that row is cancelled or lost.
+
 Lengths are known ahead, so steps are composed without waiting for the answers of those before. Only a stop
 token is learned late; what a row samples after it is dropped.
 """
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,11 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.packing import pack_i32
-from protos.step_pb2 import NewRow, StepBatch
+from protos.step_pb2 import Moved, NewRow, StepBatch
 from scheduler.block_pool import BlockPool
+from scheduler.entrance import Entrance, Room
+from scheduler.host_pool import HostPool
+from scheduler.move_costs import MoveCosts
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
+from scheduler.sharing import Sharing
+from scheduler.tiers import HitTokens, Tiers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +43,6 @@ class Step:
     sampling: npt.NDArray[np.int64]
     num_tokens: int
     sent_at: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """Where a request fits: blocks that hold its beginning already, and how many more it needs."""
-
-    cached: list[int]
-    fresh: int
 
 
 class Admissions(Protocol):
@@ -55,15 +57,31 @@ class Batcher:
     """Owns the rows and blocks of one worker for as long as its stream lives."""
 
     def __init__(
-        self, rows: Rows, pool: BlockPool, budget: int, *, caching: bool, admissions: Admissions
+        self,
+        rows: Rows,
+        pool: BlockPool,
+        budget: int,
+        *,
+        caching: bool,
+        admissions: Admissions,
+        num_host_blocks: int = 0,
     ) -> None:
         """`budget` is the most tokens in a step, at least one for every row."""
         self.rows = rows
         self.pool = pool
         self.budget = budget
+        self.tiers = Tiers(
+            pool,
+            HostPool(num_host_blocks if caching else 0),
+            MoveCosts(rows.block_size, budget),
+            # What two steps can fill; not so much that a small cache is in both tiers.
+            reserve=min(2 * -(-budget // rows.block_size), pool.num_blocks // 4),
+        )
         self.sent = 0  # number of the last step composed
         self.answered = 0  # number of the last step answered
-        self._caching = caching
+        self.hits = HitTokens()
+        self.entrance = Entrance(rows, self.tiers, caching=caching)
+        self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
         self._prefilling: list[int] = []
         self._freed: list[int] = []  # rows the worker must still be told of
@@ -84,6 +102,7 @@ class Batcher:
 
     def compose(self, waiting: WaitingQueue) -> Step | None:
         """The next step, or None when there is nothing to do or blocks must come back first."""
+        self.entrance.return_arrived(waiting)
         preemptions = len(self._departures)
         grown = self._grow_decodes()
         if grown is None:
@@ -96,7 +115,8 @@ class Batcher:
         if len(self._departures) == preemptions:  # who just lost a row must not be overtaken
             left = self.budget - len(decodes) - sum(length for _, length in chunks)
             chunks += self._admit_waiting(waiting, left, batch)
-        if not (len(decodes) or chunks or self._freed):
+        self.tiers.save_ahead()
+        if not (len(decodes) or chunks or self._freed or self.tiers.ordered):
             return None
         self.sent += 1
         self._pack(batch, grown, chunks)
@@ -110,7 +130,7 @@ class Batcher:
             full = decodes[rows.computed[decodes] == rows.num_blocks[decodes] * rows.block_size]
             if len(full) <= pool.available:
                 break
-            if len(full) <= pool.available + pool.fenced:
+            if len(full) <= pool.available + pool.fenced + self.tiers.in_motion:
                 return None
             self._preempt(max(self.running, key=self._arrival))
         grown = list(zip(full.tolist(), pool.allocate(len(full)), strict=True))
@@ -129,15 +149,11 @@ class Batcher:
         return chunks
 
     def _admit_waiting(self, waiting: WaitingQueue, budget: int, batch: StepBatch) -> list[tuple[int, int]]:
-        """Gives rows to the first requests in the queue that fit, and their first chunks."""
+        """Gives rows to requests in the queue that fit, and their first chunks."""
         chunks = []
-        while budget > 0 and self.rows.vacant and (request := waiting.peek()):
-            started_ns = time.time_ns()
-            room = self._room_for(request)
-            if room is None:
-                break
-            row = self._admit(waiting.pop(), room, batch)
-            self._admissions.admitted(request, len(room.cached) * self.rows.block_size, started_ns)
+        while budget > 0 and (room := self.entrance.next(waiting, len(self.running), batch.step)):
+            row = self._admit(room, batch)
+            self._admissions.admitted(room.request, int(self.rows.computed[row]), room.looked_ns)
             chunks.append(self._take_chunk(row, budget))
             budget -= chunks[-1][1]
         return chunks
@@ -151,7 +167,7 @@ class Batcher:
             rows.known[row] += 1
             rows.decoding[row] = True
         # In step order its blocks are full before anything sent later can read them.
-        self.register_full([row], self.sent + 1)
+        self.sharing.register_full([row], self.sent + 1)
         return row, length
 
     def _pack(self, batch: StepBatch, grown: list[tuple[int, int]], chunks: list[tuple[int, int]]) -> None:
@@ -161,6 +177,7 @@ class Batcher:
         batch.grown_blocks = pack_i32([block for _, block in grown])
         batch.chunk_rows = pack_i32([row for row, _ in chunks])
         batch.chunk_lens = pack_i32([length for _, length in chunks])
+        self.tiers.pack(batch)
 
     def _depart_full(
         self, batch: StepBatch, decodes: npt.NDArray[np.int64], chunks: list[tuple[int, int]]
@@ -176,28 +193,18 @@ class Batcher:
     # Admitting
 
     def cached_tokens(self, request: Request) -> int:
-        """How many leading tokens of `request` are in this worker's cache."""
-        return len(self._match(request)) * self.rows.block_size
+        """How many leading tokens of `request` are in this worker's cache, or shall be brought there."""
+        prefix = self.entrance.find(request)
+        return (len(prefix.head) + len(prefix.rest)) * self.rows.block_size
 
-    def _match(self, request: Request) -> list[int]:
-        if not self._caching or request.reads_prompt_logits:
-            return []
-        request.hash_blocks(request.tokens, self.rows.block_size)
-        # One token at least is computed, or there would be nothing to sample from.
-        usable = (len(request.tokens) - 1) // self.rows.block_size
-        return self.pool.index.match(request.digests[:usable])
-
-    def _room_for(self, request: Request) -> _Room | None:
-        """Whether `request` fits now, its whole prompt, with a block to spare for each row that runs."""
-        cached = self._match(request)
-        fresh = -(-len(request.tokens) // self.rows.block_size) - len(cached)
-        wanted = fresh + self.pool.idle_among(cached) + len(self.running)
-        return _Room(cached, fresh) if wanted <= self.pool.available else None
-
-    def _admit(self, request: Request, room: _Room, batch: StepBatch) -> int:
-        self.pool.acquire(room.cached)
-        blocks = room.cached + self.pool.allocate(room.fresh)
-        computed = len(room.cached) * self.rows.block_size
+    def _admit(self, room: Room, batch: StepBatch) -> int:
+        request, cached = room.request, room.cached
+        self.pool.acquire(cached)
+        blocks = cached + self.pool.allocate(room.fresh)
+        computed = len(cached) * self.rows.block_size
+        from_host = min(request.loaded, computed)
+        self.hits.host += from_host
+        self.hits.device += computed - from_host
         row = self.rows.take(request, blocks, computed)
         request.row = row
         self._prefilling.append(row)
@@ -246,6 +253,11 @@ class Batcher:
         self.pool.settle(step)
         return self.settled()
 
+    def moved(self, news: Moved) -> None:
+        """The worker says which moves are done."""
+        self.tiers.moved(news, self.sent)
+        self.pool.settle(self.answered)
+
     def settled(self) -> list[Request]:
         """Vacates the rows whose fence has passed. Those whose requests go on were preempted."""
         back = []
@@ -259,30 +271,15 @@ class Batcher:
 
     def evacuate(self) -> list[Request]:
         """The worker is gone: every request that was not over, with all tokens that came back."""
-        return [self._give_back(row) for row in np.flatnonzero(self.rows.accepting).tolist()]
+        aside = self.entrance.aside
+        for request in aside:
+            request.loaded = 0
+        return aside + [self._give_back(row) for row in np.flatnonzero(self.rows.accepting).tolist()]
 
     def _give_back(self, row: int) -> Request:
         request = self._request(row)
         request.lost_row(self.rows.tokens_of(row))
         return request
-
-    # Sharing
-
-    def register_full(self, candidates: Sequence[int], step: int) -> None:
-        """Makes the blocks of these rows that are full after `step` known to the prefix index."""
-        if not self._caching or not len(candidates):
-            return
-        rows = self.rows
-        full = np.minimum(rows.length[candidates], rows.computed[candidates]) // rows.block_size
-        for row, end in zip(candidates, full.tolist(), strict=True):
-            start = int(rows.hashed[row])
-            if end <= start:
-                continue
-            request = self._request(row)
-            request.hash_blocks(rows.tokens[row, : end * rows.block_size], rows.block_size)
-            for position in range(start, end):
-                self.pool.register(int(rows.block_table[row, position]), request.digests[position], step)
-            rows.hashed[row] = end
 
     def _runs(self, row: int) -> bool:
         return bool(self.rows.decoding[row]) or row in self._prefilling

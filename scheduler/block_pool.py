@@ -7,6 +7,9 @@
 
 A block is held while its reference count is above zero, and on until the steps that may still touch it have
 been answered (the fence). Everything is O(1) per block.
+
+With a host tier, the cached blocks used longest ago are copied there ahead of need. A copied block stays
+cached, and can be evicted without loss; it is evicted before any other.
 """
 
 from collections import deque
@@ -15,6 +18,7 @@ from typing import NamedTuple
 
 from prefix_cache.hashing import Digest
 from prefix_cache.index import PrefixIndex
+from scheduler.lru import LruList
 
 
 class Contents(NamedTuple):
@@ -36,7 +40,9 @@ class BlockPool:
         self._references = [0] * num_blocks
         # Low ids first: a lightly used pool touches little memory.
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._cached = _LruList(num_blocks)
+        self._cached = LruList(num_blocks)
+        self._spare = LruList(num_blocks)  # cached as well, and copied
+        self._copied: set[int] = set()  # being copied or copied, and not acquired since
         self._fences: deque[tuple[int, list[int]]] = deque()
         self._unconfirmed: deque[tuple[int, int, Digest]] = deque()
         self._fence_of: dict[
@@ -51,7 +57,7 @@ class BlockPool:
     @property
     def cached(self) -> int:
         """Blocks that hold a known prefix and that nobody uses: evictable."""
-        return len(self._cached)
+        return len(self._cached) + len(self._spare)
 
     @property
     def held(self) -> int:
@@ -68,9 +74,18 @@ class BlockPool:
         """How many blocks `allocate` can give now."""
         return self.free + self.cached
 
+    @property
+    def ready(self) -> int:
+        """How many of those are free, or have a copy: `allocate` gives these first."""
+        return self.free + len(self._spare)
+
     def idle_among(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` are cached: acquiring them takes so many from `available`."""
-        return sum(block in self._cached for block in blocks)
+        return sum(block in self._cached or block in self._spare for block in blocks)
+
+    def spare_among(self, blocks: Iterable[int]) -> int:
+        """How many of `blocks` are cached and copied: acquiring them takes so many from `ready`."""
+        return sum(block in self._spare for block in blocks)
 
     def allocate(self, count: int) -> list[int]:
         """`count` blocks with unspecified contents, each held once. Needs `count <= available`."""
@@ -86,8 +101,34 @@ class BlockPool:
         """Holds blocks that `index` gave, once more each."""
         for block in blocks:
             if self._references[block] == 0 and self._fence_of.pop(block, None) is None:
-                self._cached.remove(block)
+                (self._spare if block in self._spare else self._cached).remove(block)
+            self._copied.discard(block)  # it is among the newest from now on, copied or not
             self._references[block] += 1
+
+    def oldest_uncopied(self) -> int | None:
+        """The cached block used longest ago of those without a copy."""
+        return self._cached.oldest if len(self._cached) else None
+
+    def has_copy(self, block: int) -> None:
+        """`block`, which is `oldest_uncopied`, can be evicted without loss."""
+        self._cached.remove(block)
+        self._copied.add(block)
+        self._spare.append(block)
+
+    def begin_copy(self, block: int) -> None:
+        """`block`, which is `oldest_uncopied`, is held while it is being copied. It can be acquired."""
+        self._cached.remove(block)
+        self._copied.add(block)
+        self._references[block] = 1
+
+    def end_copy(self, blocks: Iterable[int], after_step: int) -> None:
+        """These blocks, oldest first, have been copied. Those acquired meanwhile are as in `release`."""
+        for block in blocks:
+            if block not in self._copied:
+                self.release([block], after_step)
+            else:
+                self._references[block] = 0
+                self._spare.append(block)
 
     def register(self, block: int, digest: Digest, step: int) -> None:
         """A held block is full, and holds `digest` once `step` is done: steps after it may share it."""
@@ -164,39 +205,7 @@ class BlockPool:
             raise AssertionError(f"{used} blocks in use + {self.fenced} fenced != {self.held} held")
 
     def _evict(self) -> int:
-        block = self._cached.pop_oldest()
+        block = (self._spare if len(self._spare) else self._cached).pop_oldest()
+        self._copied.discard(block)
         self.index.remove(block)
         return block
-
-
-class _LruList:
-    """A doubly linked list over the integers 0 .. size - 1, each at most once."""
-
-    def __init__(self, size: int) -> None:
-        self._head = size  # the sentinel: its next is the oldest, its previous the newest
-        self._next = [-1] * size + [size]
-        self._prev = [-1] * size + [size]
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __contains__(self, item: int) -> bool:
-        return self._next[item] >= 0
-
-    def append(self, item: int) -> None:
-        last = self._prev[self._head]
-        self._next[last] = self._prev[self._head] = item
-        self._prev[item], self._next[item] = last, self._head
-        self._length += 1
-
-    def remove(self, item: int) -> None:
-        before, after = self._prev[item], self._next[item]
-        self._next[before], self._prev[after] = after, before
-        self._next[item] = self._prev[item] = -1
-        self._length -= 1
-
-    def pop_oldest(self) -> int:
-        item = self._next[self._head]
-        self.remove(item)
-        return item

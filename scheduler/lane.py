@@ -130,10 +130,12 @@ class Lane:
 
     def end(self, request: Request) -> None:
         """`request`, which was given to this worker, is over."""
-        if request.row is None:
+        batcher = self.batcher
+        if request.row is not None:
+            if batcher:
+                batcher.end(request.row)
+        elif not (batcher and batcher.entrance.forget(request)):
             self.waiting.cancel(request)
-        elif self._connection:
-            self._connection.batcher.end(request.row)
 
     async def run(self) -> None:
         """Serves for ever: connects, steps, and after a loss gives the requests back and connects again."""
@@ -165,7 +167,12 @@ class Lane:
         pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
         restored = await self._restore(worker, pool)
         batcher = Batcher(
-            rows, pool, worker.max_batched_tokens, caching=self._options.caching, admissions=self._admissions
+            rows,
+            pool,
+            worker.max_batched_tokens,
+            caching=self._options.caching,
+            admissions=self._admissions,
+            num_host_blocks=worker.num_host_blocks,
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
         self._connection = _Connection(
@@ -185,6 +192,7 @@ class Lane:
             worker=worker.worker_id,
             device=worker.device,
             blocks=worker.num_blocks,
+            host_blocks=worker.num_host_blocks,
             rows=worker.max_rows,
             warm_blocks=restored,
         )
@@ -198,13 +206,19 @@ class Lane:
         try:
             while True:
                 result = await connection.stream.receive()
+                if result.HasField("moved"):
+                    connection.batcher.moved(result.moved)
+                    self._on_change()
+                    continue
                 if not connection.in_flight:
                     raise ProtocolError(f"{self.address}: answer to step {result.step}, which was never sent")
                 step = connection.in_flight.popleft()
                 self.tokens += connection.results.apply(step, result)
                 self._take_back(connection.batcher.settle(result.step))
                 self._remember(connection, result.step)
-                connection.pacing.observe(result.forward_us + result.sample_us)
+                busy_us = result.forward_us + result.sample_us
+                connection.pacing.observe(busy_us)
+                connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
                 self._account(step)
                 self._sessions.flush()
                 self._on_change()

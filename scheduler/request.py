@@ -43,6 +43,7 @@ class Request:
     queued_at_ns: int = field(default_factory=time.time_ns)
     started: bool = False
     preemptions: int = 0
+    loaded: int = 0  # leading tokens brought from host memory since it waits
     cancelled: bool = False
     lane: "Lane | None" = None  # the worker it was given to
     row: int | None = None  # and its row there
@@ -61,6 +62,7 @@ class Request:
     def lost_row(self, tokens: Tokens) -> None:
         """It waits again, with the `tokens` it has by now."""
         self.row = None
+        self.loaded = 0
         self.tokens = tokens
         if len(tokens) > self.prompt_len:
             # The prompt has been scored, so next time it may come from the cache.

@@ -49,7 +49,7 @@ class ResultHandler:
         state = self._rows
         state.tokens[rows, state.length[rows]] = tokens
         state.length[rows] += 1
-        self._batcher.register_full(rows.tolist(), self._batcher.sent)
+        self._batcher.sharing.register_full(rows.tolist(), self._batcher.sent)
         self._sessions.tokens(state.sessions[rows], state.ids[rows], tokens)
         stopped = (state.stops[rows] == tokens[:, None]).any(axis=1)
         over = stopped | (state.length[rows] >= state.limit[rows])

@@ -17,7 +17,7 @@ def describe(lanes: Sequence[Lane], waiting: int) -> Description:
         ready=any(makes_progress(lane) for lane in lanes),
         max_model_len=max((worker.max_model_len for worker in workers), default=0),
         vocab_size=max((worker.vocab_size for worker in workers), default=0),
-        waiting=waiting + sum(len(lane.waiting) for lane in lanes),
+        waiting=waiting + sum(_waiting(lane) for lane in lanes),
         running=sum(len(lane.batcher.running) for lane in lanes if lane.batcher),
         workers=states,
     )
@@ -28,6 +28,10 @@ def makes_progress(lane: Lane) -> bool:
     return lane.connected and (
         lane.steps_in_flight == 0 or time.monotonic() - lane.last_result < RECENT_SECONDS
     )
+
+
+def _waiting(lane: Lane) -> int:
+    return len(lane.waiting) + (len(lane.batcher.entrance.aside) if lane.batcher else 0)
 
 
 def _state(lane: Lane) -> WorkerState:

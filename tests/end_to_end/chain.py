@@ -13,8 +13,10 @@ from gateway.link import SchedulerLink
 from gateway.submission import Limits
 from gateway.types import GenerationRequest, SamplingParams
 from gpu_worker import service as worker_service
-from gpu_worker.engine import StepEngine, single_thread
+from gpu_worker.engine import StepEngine
+from gpu_worker.mover import Mover
 from gpu_worker.startup import start_runner
+from gpu_worker.threads import single_thread
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 from scheduler.core import Scheduler
@@ -55,8 +57,8 @@ async def chain(model: Path | str, folder: Path, tokenizer, steps_in_flight=2, c
     settings = {"model": str(model), "device": "cpu", "cpu_kv_cache_gb": 0.25, **settings}
     step_thread = single_thread("steps")
     loading = step_thread.submit(start_runner, WorkerSettings(**settings), lambda: None)
-    runner, description = await asyncio.wrap_future(loading)
-    engine = StepEngine(runner, [], step_thread)
+    runner, description, host_cache = await asyncio.wrap_future(loading)
+    engine = StepEngine(runner, [], step_thread, Mover(host_cache) if host_cache else None)
     service = worker_service.WorkerService()
     service.set_ready(engine, description, runner.rows)
     worker = RpcServer(f"unix:{folder}/w.sock")

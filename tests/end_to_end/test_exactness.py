@@ -95,6 +95,21 @@ async def test_a_pool_so_small_that_it_preempts(tmp_path, tokenizer, prompts, pa
         pool.check()
 
 
+async def test_a_pool_so_small_that_blocks_move_to_the_host_and_back(tmp_path, tokenizer, prompts, expected):
+    longest = sorted(range(50), key=lambda n: -len(prompts[n]))[:12]
+    chosen, wanted = [prompts[n] for n in longest], [expected[n] for n in longest]
+    small = {"max_model_len": 448, "num_gpu_blocks": 60, "host_cache_gb": 0.05}
+    async with chain("demo", tmp_path, tokenizer, **small) as asked:
+        for _ in range(2):
+            assert await asked.together(chosen, NEW_TOKENS) == wanted
+        assert await asked.in_turn(chosen[:4], NEW_TOKENS) == wanted[:4]
+        batcher = asked.scheduler.lanes[0].batcher
+        assert batcher.hits.host > 1000
+        assert batcher.tiers.loaded_blocks * 16 >= batcher.hits.host
+        batcher.pool.check()
+        batcher.tiers.host.check()
+
+
 TINY = {
     "vocab_size": 300,
     "hidden_size": 64,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from gpu_worker.kernels.reference import TorchOps
-from gpu_worker.kv_cache import CacheShape
+from gpu_worker.kv_cache import CacheShape, by_layer
 from gpu_worker.models import load_model
 from gpu_worker.rows import RowLimits, RowTable
 from gpu_worker.runner import Runner
@@ -74,15 +74,22 @@ def load_tiny(folder, ops=None, device="cpu", max_model_len=128):
     )
 
 
-def make_runner(model, max_rows=4, max_model_len=128, max_batched_tokens=64, num_blocks=32, block_size=8):
-    limits = RowLimits(max_rows, max_model_len, max_batched_tokens, num_blocks, block_size)
+def make_runner(
+    model,
+    max_rows=4,
+    max_model_len=128,
+    max_batched_tokens=64,
+    num_blocks=32,
+    block_size=8,
+    num_host_blocks=0,
+):
+    limits = RowLimits(max_rows, max_model_len, max_batched_tokens, num_blocks, block_size, num_host_blocks)
     rows = RowTable(limits, model.config.vocab_size, model.device)
-    caches = CacheShape.of(model.config, block_size, model.dtype).allocate(num_blocks, model.device)
-    for keys, values in caches:
-        # Whoever reads what nobody wrote is found out.
-        keys.fill_(torch.nan)
-        values.fill_(torch.nan)
-    return Runner(model, rows, caches)
+    memory = CacheShape.of(model.config, block_size, model.dtype).allocate(num_blocks, model.device)
+    memory.fill_(torch.nan)  # whoever reads what nobody wrote is found out
+    runner = Runner(model, rows, by_layer(memory))
+    runner.memory = memory
+    return runner
 
 
 def run_step(runner, message):

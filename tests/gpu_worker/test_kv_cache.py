@@ -5,7 +5,7 @@ import torch
 
 from batchyard.config import WorkerSettings
 from batchyard.errors import ConfigError
-from gpu_worker.kv_cache import CacheShape, count_blocks
+from gpu_worker.kv_cache import CacheShape, by_layer, count_blocks
 
 SHAPE = CacheShape(num_layers=2, block_size=16, num_kv_heads=4, head_dim=8, dtype=torch.bfloat16)
 MIB = 1 << 20
@@ -18,10 +18,12 @@ def count(available, max_model_len=100, **settings):
 
 def test_a_block_has_keys_and_values_of_all_layers():
     assert SHAPE.block_bytes == 2 * 2 * 16 * 4 * 8 * 2
-    caches = SHAPE.allocate(5, torch.device("cpu"))
+    memory = SHAPE.allocate(5, torch.device("cpu"))
+    caches = by_layer(memory)
     assert [(k.shape, v.shape) for k, v in caches] == [((5, 16, 4, 8),) * 2] * 2
-    assert sum(k.nbytes + v.nbytes for k, v in caches) == 5 * SHAPE.block_bytes
-    assert not any(k.any() or v.any() for k, v in caches)
+    assert all(k.is_contiguous() and v.is_contiguous() for k, v in caches)
+    assert memory.nbytes == sum(k.nbytes + v.nbytes for k, v in caches) == 5 * SHAPE.block_bytes
+    assert not memory.any()
 
 
 def test_what_fits_but_not_more_than_all_rows_can_hold():

@@ -76,6 +76,20 @@ def test_cached_blocks_are_shared(runner, tiny_llama):
     assert runner.rows.block_generations[[3, 4, 5, 9, 10]].tolist() == [1, 1, 1, 1, 0]
 
 
+def test_a_row_reads_what_another_computes_in_the_same_step(runner, tiny_llama):
+    prompt, other = random_prompts(16, 5)
+    longer = prompt + other
+    entries = [
+        new_row(0, longer, [3, 4, 9], computed=16),  # before the one it reads from, and behind it
+        new_row(1, prompt, [3, 4, 5]),
+        new_row(2, [*prompt, 7], [3, 4, 10], computed=16),
+    ]
+    result = run_step(runner, batch(1, entries, chunks=[(0, 5), (1, 16), (2, 1)]))
+    expected = [greedy(tiny_llama[1], tokens, 1)[0] for tokens in (longer, prompt, [*prompt, 7])]
+    assert sampled_of(result) == dict(enumerate(expected))
+    assert result.num_tokens == 22
+
+
 def test_a_step_without_rows_is_answered(runner):
     empty = run_step(runner, batch(1))
     assert (empty.step, empty.num_tokens, empty.rows, empty.tokens) == (1, 0, b"", b"")

@@ -22,13 +22,14 @@ def start(folder, **changes):
 
 def test_a_worker_describes_itself(tiny_llama):
     folder, _ = tiny_llama
-    runner, described = start(folder, max_model_len=100, block_size=8, worker_id="me")
+    runner, described, host_cache = start(folder, max_model_len=100, block_size=8, worker_id="me")
     assert (described.worker_id, described.device, described.dtype) == ("me", "cpu", "float32")
     assert (described.max_rows, described.max_batched_tokens, described.vocab_size) == (3, 8192, 300)
     assert (described.max_model_len, described.block_size) == (100, 8)
     assert described.num_blocks == 3 * 13  # what three rows can hold
     assert described.model == model_fingerprint(folder, "auto", 0, torch.float32)
     assert runner.rows.num_active == 0
+    assert (described.num_host_blocks, host_cache) == (0, None)
     again = start(folder)[1]
     assert again.max_model_len == 256  # the model's own
     assert again.epoch != described.epoch

@@ -4,6 +4,9 @@ Every cache slot remembers which token, at which position, was written last. Bef
 reads its whole context back through its block table: a block given to two rows, reused too early, or matched
 to the wrong prefix shows up as a wrong token in a slot. The next token is a hash of the context, so any run
 of a request, batched, preempted or moved, must end in the same tokens.
+
+Host blocks remember what was saved to them. A move may be carried out at any time between its step's arrival
+and the news of it, so a block that is touched too early or too late on either side shows up as well.
 """
 
 import asyncio
@@ -15,7 +18,7 @@ import numpy as np
 
 from batchyard.errors import WorkerLost
 from protos.packing import pack_i32, pack_u32, unpack_i32
-from protos.step_pb2 import StepBatch, StepResult, WorkerDescription
+from protos.step_pb2 import Moved, StepBatch, StepResult, WorkerDescription
 
 VOCAB = 50
 
@@ -46,7 +49,9 @@ class _Row:
 class SimulatedWorker:
     """Executes steps in order, each when `execute` is called for it."""
 
-    def __init__(self, num_blocks=64, block_size=4, max_rows=8, max_model_len=256, budget=32):
+    def __init__(
+        self, num_blocks=64, block_size=4, max_rows=8, max_model_len=256, budget=32, num_host_blocks=0
+    ):
         self.worker = WorkerDescription(
             worker_id="sim",
             epoch=1,
@@ -57,8 +62,12 @@ class SimulatedWorker:
             max_batched_tokens=budget,
             vocab_size=VOCAB,
             device="none",
+            num_host_blocks=num_host_blocks,
         )
         self.slots = {}
+        self.host = {}  # block: the slots' contents
+        self.saves = deque()  # (step, [(device block, host block)])
+        self.loads = deque()  # likewise
         self.rows = {}
         self.last_step = 0
         self.computed_tokens = 0
@@ -69,8 +78,35 @@ class SimulatedWorker:
         return self.worker
 
     def reset(self):
+        while self.saves or self.loads:
+            self.move(bool(self.loads))
         self.rows.clear()
         self.last_step = 0
+
+    def receive(self, batch: StepBatch):
+        """The moves of a step may begin as soon as it is here."""
+        for moves, mine, others in (
+            (self.saves, batch.saved_blocks, batch.saved_to),
+            (self.loads, batch.loaded_blocks, batch.loaded_from),
+        ):
+            pairs = list(zip(unpack_i32(mine).tolist(), unpack_i32(others).tolist(), strict=True))
+            assert all(0 <= host < self.worker.num_host_blocks for _, host in pairs)
+            if pairs:
+                moves.append((batch.step, pairs))
+        for block in unpack_i32(batch.loaded_blocks).tolist():
+            self.generations[block] += 1
+
+    def move(self, loads: bool) -> StepResult:
+        """Carries out the moves of one step, its loads or its saves."""
+        size = self.worker.block_size
+        step, pairs = (self.loads if loads else self.saves).popleft()
+        for block, host in pairs:
+            slots = range(block * size, (block + 1) * size)
+            if loads:
+                self.slots.update(zip(slots, self.host[host], strict=True))
+            else:
+                self.host[host] = [self.slots[slot] for slot in slots]
+        return StepResult(moved=Moved(loaded=step, load_us=1) if loads else Moved(saved=step))
 
     def execute(self, batch: StepBatch) -> StepResult:
         assert batch.step == self.last_step + 1
@@ -170,6 +206,7 @@ class _SimulatedStream:
         self._arrived = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
+        self._loading = True
         self.broken = False
 
     def hold(self):
@@ -178,8 +215,16 @@ class _SimulatedStream:
     def go_on(self):
         self._gate.set()
 
+    def hold_loads(self):
+        self._loading = False
+
+    def go_on_loading(self):
+        self._loading = True
+        self._arrived.set()
+
     def send(self, batch):
         self._batches.append(StepBatch.FromString(batch.SerializeToString()))
+        self._transport.simulated.receive(batch)
         self._arrived.set()
 
     def break_off(self):
@@ -189,13 +234,20 @@ class _SimulatedStream:
 
     async def receive(self):
         await asyncio.sleep(0)
-        while not self._batches and not self.broken:
+        while not self._batches and not self._can_move() and not self.broken:
             self._arrived.clear()
             await self._arrived.wait()
         await self._gate.wait()
         if self.broken:
             raise WorkerLost("broken")
-        return self._transport.simulated.execute(self._batches.popleft())
+        simulated = self._transport.simulated
+        if self._can_move():
+            return simulated.move(loads=not simulated.saves)
+        return simulated.execute(self._batches.popleft())
+
+    def _can_move(self):
+        simulated = self._transport.simulated
+        return simulated.saves or (simulated.loads and self._loading)
 
     def close(self):
         self.break_off()

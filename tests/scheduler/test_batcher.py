@@ -1,127 +1,13 @@
 """The batcher against a worker that checks every cache slot it reads."""
 
-import itertools
 from collections import deque
 
-import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.packing import unpack_i32
-from protos.sampling_pb2 import Sampling
-from scheduler.batcher import Batcher
-from scheduler.block_pool import BlockPool
-from scheduler.queue import WaitingQueue
-from scheduler.request import Request
-from scheduler.results import ResultHandler
-from scheduler.rows import Rows
-from scheduler.session import Sessions
-from tests.scheduler.simulated_worker import VOCAB, SimulatedWorker, answer
-
-
-class Bench:
-    """A batcher and its worker, stepped by hand with `depth` steps in flight."""
-
-    def __init__(self, depth=2, caching=True, **shape):
-        self.simulated = SimulatedWorker(**shape)
-        worker = self.simulated.worker
-        rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
-        pool = BlockPool(worker.num_blocks)
-        self.batcher = Batcher(rows, pool, worker.max_batched_tokens, caching=caching, admissions=self)
-        self.sessions = Sessions()
-        self.session = self.sessions.open()
-        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
-        self.waiting = WaitingQueue()
-        self.depth = depth
-        self.in_flight = deque()
-        self.ids = itertools.count()
-        self.hits = {}
-        self.preemptions = 0
-
-    def admitted(self, request, cached_tokens, started_ns):
-        self.hits.setdefault(request.id, cached_tokens)
-
-    def preempted(self, request):
-        self.preemptions += 1
-
-    def add(self, prompt, max_tokens, stop_ids=(), salt=""):
-        id = next(self.ids)
-        request = Request(
-            session=self.session,
-            id=id,
-            request_id=str(id),
-            tokens=np.array(prompt, np.int32),
-            prompt_len=len(prompt),
-            max_tokens=max_tokens,
-            sampling=Sampling(),
-            stop_ids=frozenset(stop_ids),
-            cache_salt=salt,
-            traceparent="",
-            parent=None,
-            arrival=id,
-        )
-        self.session.requests[id] = request
-        self.waiting.push(request)
-        return request
-
-    def send(self):
-        if len(self.in_flight) >= self.depth:
-            return False
-        step = self.batcher.compose(self.waiting)
-        self._requeue(self.batcher.settled())
-        if step is not None:
-            self.in_flight.append(step)
-        return step is not None
-
-    def answer(self):
-        step = self.in_flight.popleft()
-        result = self.simulated.execute(step.batch)
-        self.handler.apply(step, result)
-        self._requeue(self.batcher.settle(result.step))
-        self.sessions.flush()
-        self.check()
-
-    def cancel(self, request):
-        self.session.requests.pop(request.id)
-        if request.row is None:
-            self.waiting.cancel(request)
-        else:
-            self.batcher.end(request.row)
-
-    def run(self):
-        for _ in range(10_000):
-            while self.send():
-                pass
-            if not self.in_flight:
-                break
-            self.answer()
-        assert not self.in_flight
-        assert not self.waiting.peek()
-        assert not self.session.requests
-
-    def check(self):
-        self.batcher.pool.check()
-
-    def check_idle(self):
-        self.check()
-        assert self.batcher.rows.taken == 0
-        assert self.batcher.pool.held == 0
-        assert not self.simulated.rows
-
-    def answers(self):
-        out, ends = {}, {}
-        while not self.session.outbox.empty():
-            message = self.session.outbox.get_nowait()
-            for id, token in zip(np.frombuffer(message.ids, "<u8"), unpack_i32(message.tokens), strict=True):
-                assert int(id) not in ends, "a token after the end"
-                out.setdefault(int(id), []).append(int(token))
-            for end in message.finished:
-                ends[end.id] = end
-        return out, ends
-
-    def _requeue(self, requests):
-        for request in requests:
-            self.waiting.push(request)
+from tests.scheduler.hand_stepped import Bench
+from tests.scheduler.simulated_worker import VOCAB, answer
 
 
 def test_one_request_from_prompt_to_last_token():
@@ -163,6 +49,46 @@ def test_an_equal_prefix_is_computed_once():
     bench.run()
     assert bench.hits == {0: 0, 1: 16, 2: 12}
     assert bench.answers()[0][2] == answer(prompt, 4)
+    bench.check_idle()
+
+
+PREFIX = [n % 7 for n in range(2048)]
+
+
+@pytest.mark.parametrize("budget", [8192, 512, 100])  # all in one step; the prefix over several steps
+def test_a_burst_with_one_new_prefix_computes_it_once(budget):
+    bench = Bench(budget=budget, block_size=16, num_blocks=400, max_rows=16, max_model_len=2200)
+    suffixes = [[n] * (3 + n) for n in range(10)]
+    for suffix in suffixes:
+        bench.add(PREFIX + suffix, 2)
+    bench.run()
+    prompts = len(PREFIX) + sum(map(len, suffixes))
+    # Two tokens are sampled, of which one is computed: the second ends the request.
+    assert bench.simulated.computed_tokens == prompts + len(suffixes)
+    assert bench.hits == {0: 0} | {n: len(PREFIX) for n in range(1, 10)}
+    assert bench.answers()[0] == {n: answer(PREFIX + suffix, 2) for n, suffix in enumerate(suffixes)}
+    bench.check_idle()
+
+
+@pytest.mark.parametrize("loss", ["cancelled", "worker"])
+def test_whoever_comes_next_goes_on_with_a_prefix_that_was_begun(loss):
+    bench = Bench(budget=512, block_size=16, num_blocks=400, max_rows=16, max_model_len=2200)
+    first = bench.add([*PREFIX, 1], 2)
+    for n in range(3):
+        bench.add([*PREFIX, 2, n], 2)
+    bench.add([9] * 20, 2)  # has nothing to do with them
+    bench.send()
+    bench.send()
+    if loss == "cancelled":
+        bench.cancel(first)
+        computed = 0
+    else:
+        bench.lose_worker()
+        computed = 2 * 512  # and once more, for the cache is gone
+    bench.run()
+    suffixes = 3 * 2 + 20 + (loss == "worker")
+    samples = 4 + (loss == "worker")
+    assert bench.simulated.computed_tokens == computed + len(PREFIX) + suffixes + samples
     bench.check_idle()
 
 
@@ -226,6 +152,7 @@ def workloads(draw):
         "block_size": draw(st.sampled_from([1, 2, 4])),
         "max_rows": draw(st.integers(1, 6)),
         "budget": draw(st.integers(6, 24)),
+        "num_host_blocks": draw(st.sampled_from([0, 0, 1, 4, 24, 100])),
     }
     room = shape["num_blocks"] * shape["block_size"]
     requests = []
@@ -239,7 +166,8 @@ def workloads(draw):
                 draw(st.frozensets(st.integers(0, VOCAB - 1), max_size=3)),
             )
         )
-    moves = draw(st.lists(st.sampled_from(["add", "send", "answer", "answer", "cancel"]), max_size=60))
+    events = ["add", "send", "send", "answer", "answer", "save", "load", "cancel", "lose"]
+    moves = draw(st.lists(st.sampled_from(events), max_size=80))
     return shape, requests, moves
 
 
@@ -260,6 +188,10 @@ def test_any_order_of_events_gives_every_request_its_own_tokens(workload, depth,
             bench.send()
         elif move == "answer" and bench.in_flight:
             bench.answer()
+        elif move in ("save", "load"):
+            bench.move(loads=move == "load")
+        elif move == "lose":
+            bench.lose_worker()
         elif move == "cancel" and live:
             request = live.pop(random.randrange(len(live)))
             if request.id in bench.session.requests:

@@ -96,6 +96,47 @@ def test_only_blocks_of_the_remembered_generation_are_restored():
     assert len(pool.index) == 0
 
 
+def cached_pool(count):
+    pool = BlockPool(count)
+    blocks = pool.allocate(count)
+    for n, block in enumerate(blocks):
+        pool.register(block, digest(n), 0)
+    pool.release(blocks[::-1], 0)
+    pool.settle(0)
+    return pool, blocks
+
+
+def test_copied_blocks_are_found_until_they_are_evicted_before_all_others():
+    pool, (first, second, third) = cached_pool(3)
+    assert (pool.oldest_uncopied(), pool.ready) == (first, 0)
+    pool.begin_copy(first)
+    assert (pool.oldest_uncopied(), pool.available, pool.held) == (second, 2, 1)
+    pool.has_copy(second)
+    pool.end_copy([first], 0)
+    assert (pool.ready, pool.available, pool.cached) == (2, 3, 3)
+    assert pool.index.match([digest(0), digest(1), digest(2)]) == [first, second, third]
+    assert pool.spare_among([first, third]) == 1
+    pool.acquire([second])
+    pool.release([second], 1)
+    pool.settle(1)
+    assert pool.allocate(2) == [first, third]  # the copy does not make up for being used last
+    pool.check()
+
+
+def test_a_block_acquired_while_it_is_copied_is_fenced_like_any_other():
+    pool, (block,) = cached_pool(1)
+    pool.begin_copy(block)
+    pool.acquire([block])
+    pool.release([block], 5)
+    pool.end_copy([block], 6)
+    assert (pool.available, pool.fenced) == (0, 1)
+    pool.settle(5)
+    assert pool.available == 0
+    pool.settle(6)
+    assert (pool.cached, pool.ready, pool.oldest_uncopied()) == (1, 0, block)
+    pool.check()
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Users who allocate, share, register, release and settle in any order."""
 
@@ -103,6 +144,7 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(12)
         self.users = []
+        self.copying = []
         self.step = 0
         self.settled = 0
         self.digests = 0
@@ -113,7 +155,7 @@ class PoolMachine(RuleBasedStateMachine):
     def allocate(self, data):
         count = data.draw(st.integers(1, self.pool.available))
         blocks = self.pool.allocate(count)
-        held = {b for user in self.users for b in user}
+        held = {b for user in self.users for b in user} | set(self.copying)
         assert not held & set(blocks)
         self.known = {d: b for d, b in self.known.items() if b not in blocks}
         self.users.append(blocks)
@@ -143,6 +185,20 @@ class PoolMachine(RuleBasedStateMachine):
         self.step += data.draw(st.integers(0, 1))
         self.pool.release(user, self.step)
 
+    @rule(held=st.booleans())
+    def copy(self, held):
+        block = self.pool.oldest_uncopied()
+        if block is not None and held:
+            self.pool.begin_copy(block)
+            self.copying.append(block)
+        elif block is not None:
+            self.pool.has_copy(block)
+
+    @precondition(lambda self: self.copying)
+    @rule(data=st.data())
+    def copied(self, data):
+        self.pool.end_copy([self.copying.pop(data.draw(st.integers(0, len(self.copying) - 1)))], self.step)
+
     @rule(data=st.data())
     def settle(self, data):
         self.settled = data.draw(st.integers(self.settled, self.step))
@@ -155,6 +211,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(self.pool.index) == len(self.known)
 
     def teardown(self):
+        self.pool.end_copy(self.copying, self.step)
         for user in self.users:
             self.pool.release(user, self.step)
         self.pool.settle(self.step)

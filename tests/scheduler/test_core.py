@@ -50,9 +50,11 @@ def check_idle(scheduler):
         assert len(lane.waiting) == 0
 
 
+@pytest.mark.parametrize("num_host_blocks", [0, 60])
 @pytest.mark.parametrize("steps_in_flight", [1, 2, 4])
-async def test_many_requests_at_once(steps_in_flight):
-    async with running(SimulatedWorker(num_blocks=24), steps_in_flight=steps_in_flight) as (scheduler, _):
+async def test_many_requests_at_once(steps_in_flight, num_host_blocks):
+    worker = SimulatedWorker(num_blocks=24, num_host_blocks=num_host_blocks)
+    async with running(worker, steps_in_flight=steps_in_flight) as (scheduler, _):
         client = Client(scheduler)
         prompts = {n: [n % 7] * (1 + n % 13) for n in range(40)}
         for n, prompt in prompts.items():
@@ -154,6 +156,52 @@ async def test_a_lost_worker_comes_back_and_no_token_is_lost():
         assert transports[0].streams == 2
         assert client.tokens == {n: answer([n, 1, 2], 40) for n in range(6)}
         await settled(scheduler)
+        check_idle(scheduler)
+
+
+async def evicted_to_host(scheduler):
+    """A client whose first prompts the device no longer has."""
+    client = Client(scheduler)
+    for n in range(6):
+        client.submit(n, [n] * 40, 2)
+        await client.until(lambda n=n: n in client.finished)
+    return client
+
+
+async def test_blocks_come_back_from_the_host_and_count_as_cached():
+    async with running(SimulatedWorker(num_blocks=24, num_host_blocks=60)) as (scheduler, _):
+        client = await evicted_to_host(scheduler)
+        client.submit(10, [0] * 40, 2)
+        await client.all_finished()
+        assert client.cached[10] == 36
+        assert client.tokens[10] == answer([0] * 40, 2)
+        assert scheduler.lanes[0].batcher.hits.host > 0
+
+
+@pytest.mark.parametrize("how", ["cancelled", "lost"])
+async def test_a_request_that_waits_for_the_host(how):
+    async with running(SimulatedWorker(num_blocks=24, num_host_blocks=60)) as (scheduler, transports):
+        client = await evicted_to_host(scheduler)
+        await settled(scheduler)
+        stream = transports[0].stream
+        stream.hold_loads()
+        client.submit(10, [0] * 40, 2)
+        lane = scheduler.lanes[0]
+        async with asyncio.timeout(5):
+            while not lane.batcher.entrance.aside:
+                await asyncio.sleep(0)
+        assert scheduler.describe().waiting == 1
+        if how == "cancelled":
+            scheduler.cancel(client.session, 10)
+            assert scheduler.describe().waiting == 0
+            stream.go_on_loading()
+        else:
+            stream.break_off()
+            await client.all_finished()
+            assert client.tokens[10] == answer([0] * 40, 2)
+        async with asyncio.timeout(5):
+            while not lane.batcher or lane.batcher.pool.held:
+                await asyncio.sleep(0)
         check_idle(scheduler)
 
 

@@ -29,6 +29,7 @@ class SimulatedService(WorkerServicer):
         self.streams += 1
         await context.send_initial_metadata(())
         async for batch in request_iterator:
+            self.simulated.receive(batch)
             yield self.simulated.execute(batch)
 
 

@@ -1,0 +1,85 @@
+"""The way from the queue to a row: what of a request is cached, whether it fits, what it must wait for."""
+
+import time
+from dataclasses import dataclass
+
+from scheduler.queue import WaitingQueue
+from scheduler.request import Request
+from scheduler.rows import Rows
+from scheduler.tiers import Prefix, Tiers
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """That `request` fits: blocks that hold its beginning, and how many more it needs."""
+
+    request: Request
+    cached: list[int]
+    fresh: int
+    looked_ns: int  # Unix time at which the search for it began
+
+
+class Entrance:
+    """Lets requests in by their order, but for those that wait for blocks to come from host memory."""
+
+    def __init__(self, rows: Rows, tiers: Tiers, *, caching: bool) -> None:
+        self._rows = rows
+        self._tiers = tiers
+        self._caching = caching
+        self._aside: dict[Request, int] = {}  # and the step whose loads they wait for
+
+    @property
+    def aside(self) -> list[Request]:
+        """Requests that wait for blocks to come from host memory."""
+        return list(self._aside)
+
+    def find(self, request: Request) -> Prefix:
+        """What there is of `request` in the cache, and shall be used."""
+        if not self._caching or request.reads_prompt_logits:
+            return Prefix([])
+        request.hash_blocks(request.tokens, self._rows.block_size)
+        # One token at least is computed, or there would be nothing to sample from.
+        usable = (len(request.tokens) - 1) // self._rows.block_size
+        prefix = self._tiers.find(request.digests[:usable])
+        # Loaded once already: what has been evicted again meanwhile is computed.
+        load = not request.loaded and self._tiers.worth_loading(prefix)
+        return prefix if load or prefix.awaited else Prefix(prefix.head)
+
+    def next(self, waiting: WaitingQueue, running: int, step: int) -> Room | None:
+        """Takes the first request out of the queue that can have a row in `step`, the next one.
+
+        Those whose beginning is on its way, or begins to be now, are set aside; a row is left for each.
+        `running`: how many rows may need a block soon.
+        """
+        while self._rows.vacant > len(self._aside) and (request := waiting.peek()):
+            looked_ns = time.time_ns()
+            prefix = self.find(request)
+            if prefix.awaited:
+                self._aside[waiting.pop()] = prefix.awaited
+                continue
+            on_device = prefix.on_device
+            fresh = -(-len(request.tokens) // self._rows.block_size) - len(on_device)
+            if not self._fits(fresh, on_device, running) or not self._tiers.make_ready(fresh, on_device):
+                return None
+            waiting.pop()
+            if not prefix.rest:
+                return Room(request, prefix.head, fresh, looked_ns)
+            self._tiers.load(prefix, step)
+            request.loaded = prefix.num_loads * self._rows.block_size
+            self._aside[request] = step
+        return None
+
+    def return_arrived(self, waiting: WaitingQueue) -> None:
+        """Requests whose loads are done take their old places in the queue."""
+        for request in [request for request, step in self._aside.items() if step <= self._tiers.loaded]:
+            del self._aside[request]
+            waiting.push(request)
+
+    def forget(self, request: Request) -> bool:
+        """`request`, which has no row, is over. False if it had not been set aside, but waits elsewhere."""
+        return self._aside.pop(request, None) is not None
+
+    def _fits(self, fresh: int, on_device: list[int], running: int) -> bool:
+        """Whether there are blocks for a whole prompt, with one to spare for each row that runs."""
+        pool = self._tiers.pool
+        return fresh + pool.idle_among(on_device) + running <= pool.available
