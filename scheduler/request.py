@@ -47,6 +47,7 @@ class Request:
     lane: "Lane | None" = None  # the worker it was given to
     row: int | None = None  # and its row there
     digests: list[Digest] = field(default_factory=list)  # of its full blocks, as far as they are hashed
+    hashed_size: int = 0  # tokens in each of these blocks
 
     @property
     def limit(self) -> int:
@@ -68,6 +69,9 @@ class Request:
 
     def hash_blocks(self, tokens: Tokens, block_size: int) -> None:
         """Extends `digests` over the full blocks of `tokens`, of which those hashed already are a prefix."""
+        if block_size != self.hashed_size:  # a worker with other blocks: those digests mean nothing there
+            self.digests.clear()
+            self.hashed_size = block_size
         done = len(self.digests)
         parent = self.digests[-1] if done else hashing.root(self.cache_salt)
         self.digests.extend(hashing.chain(parent, tokens[done * block_size :], block_size))
