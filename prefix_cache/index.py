@@ -1,6 +1,7 @@
 """Which digest lives in which block of one worker. Exact, since who asks is who allocates."""
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Container, Sequence
 
 from prefix_cache.hashing import Digest
 
@@ -10,20 +11,38 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._block_of: dict[Digest, int] = {}
-        self._digest_of: dict[int, Digest] = {}
+        # By block: blocks are numbered from zero, and an entry in a list is a third of one in a dictionary.
+        self._digest_of: list[Digest | None] = []
+        self.removed = 0  # how often a block's contents were forgotten
 
     def __len__(self) -> int:
         return len(self._block_of)
 
-    def match(self, digests: Iterable[Digest]) -> list[int]:
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._block_of
+
+    def match(self, digests: Sequence[Digest]) -> list[int]:
         """The blocks of the longest known beginning of a chain."""
-        blocks = []
-        for digest in digests:
-            block = self._block_of.get(digest)
+        known = self.bound(digests, len(digests))
+        blocks: list[int] = []
+        for block in map(self._block_of.get, digests[:known]):
             if block is None:
                 break
             blocks.append(block)
         return blocks
+
+    def bound(self, digests: Sequence[Digest], count: int, promised: Container[Digest] = ()) -> int:
+        """At least as many blocks as `match` finds for the first `count` digests; as many where no hole is.
+
+        A chain without holes is known up to some block and unknown from there, so a binary search finds it:
+        log n looks where `match` takes n. Tails are evicted before heads, so holes are rare; they come where
+        two requests computed one block side by side and the copy that nobody is registered for outlives the
+        other. Digests that are `promised` count as known.
+        """
+        known = self._block_of
+        return bisect_left(
+            digests, True, 0, count, key=lambda digest: digest not in known and digest not in promised
+        )
 
     def insert(self, digest: Digest, block: int) -> bool:
         """Notes that `block` holds `digest`. False, and no change, where either is known already.
@@ -31,20 +50,27 @@ class PrefixIndex:
         Two requests may compute the same block side by side; the second copy stays anonymous, so that block
         tables never change once sent.
         """
-        if digest in self._block_of or block in self._digest_of:
+        if digest in self._block_of or self.has(block):
             return False
+        if block >= len(self._digest_of):
+            self._digest_of += [None] * (block + 1 - len(self._digest_of))
         self._block_of[digest] = block
         self._digest_of[block] = digest
         return True
 
     def digest_of(self, block: int) -> Digest | None:
         """What `block` holds, if that is known."""
-        return self._digest_of.get(block)
+        return self._digest_of[block] if block < len(self._digest_of) else None
 
     def has(self, block: int) -> bool:
         """Whether `block` holds a known digest."""
-        return block in self._digest_of
+        return block < len(self._digest_of) and self._digest_of[block] is not None
 
     def remove(self, block: int) -> None:
         """Forgets what `block` holds. Raises KeyError when it holds nothing known."""
-        del self._block_of[self._digest_of.pop(block)]
+        digest = self.digest_of(block)
+        if digest is None:
+            raise KeyError(block)
+        del self._block_of[digest]
+        self._digest_of[block] = None
+        self.removed += 1

@@ -69,7 +69,7 @@ async def test_the_same_prompt_under_each_salt_is_computed_once_each():
         assert [client.cached[n] for n in range(12)] == [0] * 3 + [16] * 9
         index = scheduler.lanes[0].batcher.pool.index
         prompt = np.full(16, 7, np.int32)
-        matches = [index.match(chain(root(salt), prompt, 4)) for salt in ("", "a", "ab")]
+        matches = [index.match(list(chain(root(salt), prompt, 4))) for salt in ("", "a", "ab")]
         assert len({block for blocks in matches for block in blocks}) == 12
 
 
@@ -86,4 +86,4 @@ async def test_workers_with_blocks_of_other_sizes_do_not_mix_up_digests():
             tokens = np.array([1] * 30 + answer([1] * 30, 6), np.int32)
             other = set(chain(root(""), tokens, 12 - size))
             assert not other & {index.digest_of(block) for block in range(64)}
-            assert index.match(chain(root(""), tokens, size))
+            assert index.match(list(chain(root(""), tokens, size)))
