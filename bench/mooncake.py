@@ -1,12 +1,12 @@
 """A production trace through the real scheduler: `python -m bench.mooncake --trace PATH`.
 
-Workers are simulated, in virtual time, at the speed of an H200 with llama-8b (bench/simulation/h200.py); requests,
-blocks, steps, placement and hashing are the scheduler's own. Two tables:
+Workers are simulated, in virtual time, at the speed of an H200 with llama-8b (bench/simulation/h200.py);
+requests, blocks, steps, placement and hashing are the scheduler's own. Two tables:
 
-    hits      share of prompt tokens found in the cache, for sizes of all workers' caches together, beside one LRU
-              cache of that size that serves requests one by one
-    goodput   share of requests within both limits, TTFT and mean ITL (time from token to token) of the request,
-              for ways to choose a worker; a request that is refused misses
+    hits      share of prompt tokens found in the cache, for sizes of all workers' caches together, beside one
+              LRU cache of that size that serves requests one by one
+    goodput   share of requests within both limits, TTFT and mean ITL (time from token to token) of the
+              request, for ways to choose a worker; a request that is refused misses
 
 The host tier is modelled as more GPU cache: nothing is charged for bringing blocks back from it.
 """
@@ -57,9 +57,7 @@ def show_hits(path: Path, workers: int, pace: float, most: int | None) -> None:
 def show_goodput(path: Path, workers: int, pace: float, most: int | None, tokens: int) -> None:
     """Prints the second table."""
     arrivals = trace.read(path, pace, most)
-    print(
-        f"\n{len(arrivals)} requests at {pace:g} times their pace, {workers} workers, {tokens:,} tokens of cache"
-    )
+    print(f"\n{len(arrivals)} requests, pace {pace:g}, {workers} workers, {tokens:,} tokens of cache")
     print("\n| placement | goodput | TTFT kept | ITL kept | TTFT p50 | p95 | hits | busiest worker / mean |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, placement in PLACEMENTS.items():

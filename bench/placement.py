@@ -2,8 +2,9 @@
 
 A prompt of 100,000 tokens, 64 workers, 10 million blocks indexed in all. Timed is what happens on the event
 loop when the request's turn comes, with the code of the service: every worker is asked what it has of the
-prompt, the least cost is chosen, the chosen worker's chain is walked exactly, and what it will compute is noted.
-Hashing comes before, once a prompt, in slices between steps; it is timed apart. Memory is the kernel's figure.
+prompt, the least cost is chosen, the chosen worker's chain is walked exactly, and what it will compute is
+noted. Hashing comes before, once a prompt, in slices between steps, and is timed apart. Memory is what the
+kernel says.
 """
 
 import argparse

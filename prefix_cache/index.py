@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Container, Sequence
+from typing import cast
 
 from prefix_cache.hashing import Digest
 
@@ -24,25 +25,32 @@ class PrefixIndex:
     def match(self, digests: Sequence[Digest]) -> list[int]:
         """The blocks of the longest known beginning of a chain."""
         known = self.bound(digests, len(digests))
-        blocks: list[int] = []
-        for block in map(self._block_of.get, digests[:known]):
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+        blocks = list(map(self._block_of.get, digests[:known]))
+        if None in blocks:
+            del blocks[blocks.index(None) :]
+        return cast(list[int], blocks)
 
-    def bound(self, digests: Sequence[Digest], count: int, promised: Container[Digest] = ()) -> int:
-        """At least as many blocks as `match` finds for the first `count` digests; as many where no hole is.
+    def bound(
+        self, digests: Sequence[Digest], count: int, promised: Container[Digest] = (), guess: int = 0
+    ) -> int:
+        """At least as many blocks as `match` finds for the first `count` digests, and no more without holes.
 
         A chain without holes is known up to some block and unknown from there, so a binary search finds it:
-        log n looks where `match` takes n. Tails are evicted before heads, so holes are rare; they come where
-        two requests computed one block side by side and the copy that nobody is registered for outlives the
-        other. Digests that are `promised` count as known.
+        log n looks where `match` takes n, and two where `guess` is right. Tails are evicted before heads, so
+        holes are rare; they come where two requests computed one block side by side and the copy that nobody
+        is registered for outlives the other. Digests that are `promised` count as known.
         """
         known = self._block_of
-        return bisect_left(
-            digests, True, 0, count, key=lambda digest: digest not in known and digest not in promised
-        )
+
+        def unknown(digest: Digest) -> bool:
+            return digest not in known and digest not in promised
+
+        low, high = 0, count
+        if guess < count and unknown(digests[guess]):
+            high = guess
+        if 0 < guess <= count:
+            low, high = (0, guess - 1) if unknown(digests[guess - 1]) else (guess, high)
+        return bisect_left(digests, True, low, high, key=unknown)
 
     def insert(self, digest: Digest, block: int) -> bool:
         """Notes that `block` holds `digest`. False, and no change, where either is known already.

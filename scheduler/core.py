@@ -46,6 +46,8 @@ class Scheduler:
         self.sessions = Sessions()
         self.waiting = WaitingQueue()  # not yet given to a worker
         self.preemptions = 0
+        self.prompt_tokens = 0  # of requests that got a row
+        self.hit_tokens = 0  # of these, found in the cache
         self.lanes = [
             Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
             for transport in transports
@@ -102,6 +104,8 @@ class Scheduler:
         """`request` has a row."""
         if not request.started:
             request.started = True
+            self.prompt_tokens += request.prompt_len
+            self.hit_tokens += cached_tokens
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 

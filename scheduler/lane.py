@@ -78,6 +78,7 @@ class Lane:
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
+        self._evictions = 0  # on streams before this one
         self.last_result = time.monotonic()
         self._transport = transport
         self._options = options
@@ -99,6 +100,11 @@ class Lane:
         return self._connection.batcher if self._connection else None
 
     @property
+    def evictions(self) -> int:
+        """Blocks whose cached contents were given up for others."""
+        return self._evictions + (self.batcher.pool.index.removed if self.batcher else 0)
+
+    @property
     def steps_in_flight(self) -> int:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
@@ -112,11 +118,16 @@ class Lane:
         batcher = self.batcher
         return batcher is not None and self.waiting.work < WORK_AHEAD * batcher.budget
 
-    def load_bound(self, request: Request) -> Load:
-        """As `load_for`, found faster; `uncached` may be too low where the index has a hole."""
+    def load_bound(self, request: Request, guess: int) -> Load:
+        """As `load_for`, found faster, most so if `guess` tokens are uncached.
+
+        `uncached` may be too low where the index has a hole.
+        """
         connection = self._connected()
         index, count = connection.batcher.pool.index, self._reusable(connection, request)
-        return self._load(connection, request, index.bound(request.digests, count, connection.promises))
+        blocks = (len(request.tokens) - guess) // connection.worker.block_size
+        prefix = index.bound(request.digests, count, connection.promises, blocks)
+        return self._load(connection, request, prefix)
 
     def load_for(self, request: Request) -> Load:
         """What `request` would find here. Needs a connected worker."""
@@ -307,5 +318,6 @@ class Lane:
         if connection is None:
             return
         connection.stream.close()
+        self._evictions += connection.batcher.pool.index.removed
         self._take_back(connection.batcher.evacuate() + self.waiting.drain())
         self._on_change()

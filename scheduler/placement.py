@@ -74,5 +74,11 @@ class LeastCost:
 
     def choose(self, request: Request, lanes: Sequence[Lane]) -> tuple[Lane, Load] | None:
         """See `Placement`."""
-        bounds = [(lane, lane.load_bound(request)) for lane in lanes if lane.wants_requests]
+        bounds = []
+        guess = len(request.tokens)
+        for lane in lanes:
+            if lane.wants_requests:
+                load = lane.load_bound(request, guess)
+                guess = load.uncached  # most workers have the same: nothing, or what all requests begin with
+                bounds.append((lane, load))
         return cheapest(bounds, lambda lane: lane.load_for(request)) if bounds else None

@@ -27,9 +27,9 @@ class Arrival:
 
     def tokens(self) -> npt.NDArray[np.int32]:
         """The prompt [length] int32: 512 tokens for each content id, which stand nowhere else."""
-        starts = np.array(self.content, np.int32)[:, None] * np.int32(BLOCK)
-        tokens: npt.NDArray[np.int32] = (starts + np.arange(BLOCK, dtype=np.int32)).ravel()
-        return tokens[: self.length]
+        starts = BLOCK * np.array(self.content)
+        tokens = (starts[:, None] + np.arange(BLOCK)).ravel()
+        return tokens[: self.length].astype(np.int32)
 
 
 def read(path: Path, pace: float = 1.0, most: int | None = None) -> list[Arrival]:
