@@ -18,6 +18,7 @@ from scheduler.load import Load
 from scheduler.pacing import Pacing
 from scheduler.promises import Promises
 from scheduler.queue import WaitingQueue
+from scheduler.remembering import Remembering
 from scheduler.request import Request
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
@@ -49,13 +50,9 @@ class _Connection:
     batcher: Batcher
     results: ResultHandler
     in_flight: deque[Step]
-    mirror_key: str
+    remembering: Remembering | None
     pacing: Pacing
     promises: Promises = field(default_factory=Promises)
-
-
-def _mirror_key(worker: WorkerDescription) -> str:
-    return key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
 
 
 class Lane:
@@ -238,7 +235,8 @@ class Lane:
             raise
         rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
         pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
-        restored = await self._restore(worker, pool)
+        remembering = self._remembering(worker, pool)
+        restored = await remembering.restore() if remembering else 0
         batcher = Batcher(
             rows, pool, worker.max_batched_tokens, caching=self._options.caching, admissions=self._admissions
         )
@@ -249,7 +247,7 @@ class Lane:
             batcher,
             results,
             deque(),
-            _mirror_key(worker),
+            remembering,
             Pacing(self._options.steps_in_flight),
         )
         self.worker = worker
@@ -278,7 +276,8 @@ class Lane:
                 step = connection.in_flight.popleft()
                 self.tokens += connection.results.apply(step, result)
                 self._give_back(connection, connection.batcher.settle(result.step))
-                self._remember(connection, result.step)
+                if connection.remembering:
+                    connection.remembering.answered(result.step, connection.batcher.sent)
                 connection.pacing.observe(result.forward_us + result.sample_us)
                 self._account(step)
                 self._sessions.flush()
@@ -286,16 +285,11 @@ class Lane:
         finally:
             watchdog.cancel()
 
-    async def _restore(self, worker: WorkerDescription, pool: BlockPool) -> int:
-        """Makes what the mirror knows of this worker's blocks, and is still true, usable again."""
+    def _remembering(self, worker: WorkerDescription, pool: BlockPool) -> Remembering | None:
         if self._mirror is None or not self._options.caching:
-            return 0
-        return pool.restore(await self._mirror.load(_mirror_key(worker)))
-
-    def _remember(self, connection: _Connection, step: int) -> None:
-        for contents in connection.batcher.pool.confirmed(step):
-            if self._mirror:
-                self._mirror.note(connection.mirror_key, *contents)
+            return None
+        key = key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
+        return Remembering(self._mirror, key, pool)
 
     def _account(self, step: Step) -> None:
         self.last_result = time.monotonic()
