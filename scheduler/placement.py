@@ -24,7 +24,7 @@ from scheduler.lane import Lane
 from scheduler.load import Load
 from scheduler.request import Request
 
-COMPUTE = 2.0
+COMPUTE = 3.0
 ROW = 64.0
 CONTEXT = 1 / 8
 EVICT = 1 / 4
