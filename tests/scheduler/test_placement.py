@@ -20,7 +20,7 @@ def choose(**candidates):
 
 def test_a_cached_prefix_is_worth_its_tokens():
     assert choose(cold=load(uncached=500), warm=load(uncached=20, queued=400)) == "warm"
-    assert choose(cold=load(uncached=500), busy=load(uncached=20, rows=20)) == "cold"
+    assert choose(cold=load(uncached=500), busy=load(uncached=20, rows=30)) == "cold"
 
 
 def test_a_prefix_that_is_being_computed_is_waited_for_until_too_many_wait():
