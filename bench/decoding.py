@@ -49,7 +49,7 @@ async def tokens_per_second(transport: Transport, decode: Decode, steps_in_fligh
 async def _connected(lane: Lane) -> int:
     """Waits for the worker, and returns the size of its vocabulary."""
     async with asyncio.timeout(_CONNECT_S):
-        while not lane.connected or lane.worker is None:  # noqa: ASYNC110 - it tells nobody
+        while not lane.connected or lane.worker is None:
             await asyncio.sleep(0.01)
     return lane.worker.vocab_size
 

@@ -137,7 +137,7 @@ def _process(command: Sequence[str], environ: dict[str, str]) -> Iterator[None]:
 async def _serving(address: str) -> None:
     """Waits until the worker at `address` is ready. Raises TimeoutError."""
     async with asyncio.timeout(_READY_S):
-        while await grpc_problem(address):  # noqa: ASYNC110 - it is another process that gets ready
+        while await grpc_problem(address):
             await asyncio.sleep(0.1)
 
 

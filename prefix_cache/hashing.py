@@ -1,6 +1,6 @@
 """The identity of a prefix: a chain of digests over full blocks of token ids.
 
-The bytes are canonical, so that a client in any language can compute them:
+The bytes are canonical, so that a client in any language can compute them (docs/prefix-cache.md has vectors):
 
     root(salt)            = SHA-256("batchyard/prefix/1" 0x00 salt)[:16]       salt in UTF-8, may be empty
     digest(parent, block) = SHA-256(parent token[0] token[1] … )[:16]          tokens as little-endian u32

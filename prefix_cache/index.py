@@ -1,6 +1,8 @@
 """Which digest lives in which block of one worker. Exact, since who asks is who allocates."""
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Container, Sequence
+from typing import cast
 
 from prefix_cache.hashing import Digest
 
@@ -10,20 +12,45 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._block_of: dict[Digest, int] = {}
-        self._digest_of: dict[int, Digest] = {}
+        # By block: blocks are numbered from zero, and an entry in a list is a third of one in a dictionary.
+        self._digest_of: list[Digest | None] = []
+        self.removed = 0  # how often a block's contents were forgotten
 
     def __len__(self) -> int:
         return len(self._block_of)
 
-    def match(self, digests: Iterable[Digest]) -> list[int]:
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._block_of
+
+    def match(self, digests: Sequence[Digest]) -> list[int]:
         """The blocks of the longest known beginning of a chain."""
-        blocks = []
-        for digest in digests:
-            block = self._block_of.get(digest)
-            if block is None:
-                break
-            blocks.append(block)
-        return blocks
+        known = self.bound(digests, len(digests))
+        blocks = list(map(self._block_of.get, digests[:known]))
+        if None in blocks:
+            del blocks[blocks.index(None) :]
+        return cast(list[int], blocks)
+
+    def bound(
+        self, digests: Sequence[Digest], count: int, promised: Container[Digest] = (), guess: int = 0
+    ) -> int:
+        """At least as many blocks as `match` finds for the first `count` digests, and no more without holes.
+
+        A chain without holes is known up to some block and unknown from there, so a binary search finds it:
+        log n looks where `match` takes n, and two where `guess` is right. Tails are evicted before heads, so
+        holes are rare; they come where two requests computed one block side by side and the copy that nobody
+        is registered for outlives the other. Digests that are `promised` count as known.
+        """
+        known = self._block_of
+
+        def unknown(digest: Digest) -> bool:
+            return digest not in known and digest not in promised
+
+        low, high = 0, count
+        if guess < count and unknown(digests[guess]):
+            high = guess
+        if 0 < guess <= count:
+            low, high = (0, guess - 1) if unknown(digests[guess - 1]) else (guess, high)
+        return bisect_left(digests, True, low, high, key=unknown)
 
     def find(self, digest: Digest) -> int | None:
         """The block that holds `digest`."""
@@ -35,20 +62,27 @@ class PrefixIndex:
         Two requests may compute the same block side by side; the second copy stays anonymous, so that block
         tables never change once sent.
         """
-        if digest in self._block_of or block in self._digest_of:
+        if digest in self._block_of or self.has(block):
             return False
+        if block >= len(self._digest_of):
+            self._digest_of += [None] * (block + 1 - len(self._digest_of))
         self._block_of[digest] = block
         self._digest_of[block] = digest
         return True
 
     def digest_of(self, block: int) -> Digest | None:
         """What `block` holds, if that is known."""
-        return self._digest_of.get(block)
+        return self._digest_of[block] if block < len(self._digest_of) else None
 
     def has(self, block: int) -> bool:
         """Whether `block` holds a known digest."""
-        return block in self._digest_of
+        return block < len(self._digest_of) and self._digest_of[block] is not None
 
     def remove(self, block: int) -> None:
         """Forgets what `block` holds. Raises KeyError when it holds nothing known."""
-        del self._block_of[self._digest_of.pop(block)]
+        digest = self.digest_of(block)
+        if digest is None:
+            raise KeyError(block)
+        del self._block_of[digest]
+        self._digest_of[block] = None
+        self.removed += 1

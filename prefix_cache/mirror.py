@@ -10,13 +10,16 @@ the same count, and an entry whose count differs from the worker's is ignored. S
 when a block is reused, and an entry that was never written costs a hit, not a wrong token.
 
 Writing is behind: `note` only fills a dictionary, bounded by the number of blocks, and `run` sends it. While
-Redis is away it fills up; when Redis is back it is sent.
+Redis is away it fills up; when Redis is back it is sent, a little at a time, so that no step waits for the
+packing. A key that was there and is gone (Redis came back empty, or a replica without it took over) is
+reported by `lost`, for its owner to note everything again.
 """
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -32,7 +35,7 @@ FLUSH_SECONDS = 0.1
 LOAD_SECONDS = 2.0  # a scheduler starts cold rather than late
 EXPIRE_SECONDS = 3600  # after the last change: an epoch nobody serves any more leaves nothing behind
 _RETRY_SECONDS = 1.0
-_BATCH = 4096  # fields in one command
+_BATCH = 512  # fields in one command: packing or reading so many takes a millisecond or two
 _FIELD = struct.Struct("<I")
 _VALUE = struct.Struct(f"<{DIGEST_BYTES}sI")
 
@@ -57,6 +60,8 @@ class PrefixMirror:
         self._pending: dict[str, dict[bytes, bytes]] = {}
         self._writing: dict[str, dict[bytes, bytes]] = {}
         self._noted = asyncio.Event()
+        self._written: set[str] = set()
+        self._lost: set[str] = set()
         self.away = False
 
     @property
@@ -69,18 +74,28 @@ class PrefixMirror:
         self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(digest, generation)
         self._noted.set()
 
+    def lost(self, key: str) -> bool:
+        """Whether Redis has lost what was written under `key`. Says so once."""
+        if key not in self._lost:
+            return False
+        self._lost.discard(key)
+        return True
+
     async def load(self, key: str) -> Mapping[int, tuple[Digest, int]]:
-        """Digest and generation by block, as mirrored last; empty when Redis is away or slow."""
+        """Digest and generation by block, as mirrored last; what has come in time when Redis is away or slow.
+
+        Read in small parts: meanwhile other workers are stepped.
+        """
+        loaded: dict[int, tuple[Digest, int]] = {}
         try:
             async with asyncio.timeout(LOAD_SECONDS):
-                fields = await self._redis.hgetall(key)
+                async for field, value in self._redis.hscan_iter(key, count=_BATCH):
+                    digest, generation = _VALUE.unpack(cast(bytes, value))
+                    loaded[_FIELD.unpack(cast(bytes, field))[0]] = (Digest(digest), generation)
         except (RedisError, OSError, TimeoutError) as error:
-            log.warning("mirror_not_loaded", error=str(error) or type(error).__name__)
-            return {}
-        loaded = {}
-        for field, value in fields.items():
-            digest, generation = _VALUE.unpack(cast(bytes, value))
-            loaded[_FIELD.unpack(cast(bytes, field))[0]] = (Digest(digest), generation)
+            log.warning("mirror_not_loaded", error=str(error) or type(error).__name__, blocks=len(loaded))
+        if loaded:
+            self._written.add(key)
         return loaded
 
     async def run(self) -> None:
@@ -89,6 +104,9 @@ class PrefixMirror:
             await self._noted.wait()
             self._noted.clear()
             written = await self._flush()
+            # The Redis client may keep to itself that it was cancelled; whoever waits for our end must not.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError
             if not written:
                 self._noted.set()
             await asyncio.sleep(FLUSH_SECONDS if written else _RETRY_SECONDS)
@@ -99,25 +117,40 @@ class PrefixMirror:
         await self._redis.aclose()
 
     async def _flush(self) -> bool:
+        """Writes what has been noted. False, and nothing forgotten, when Redis does not take it."""
+        self._take_back()  # what was left when an earlier call was cancelled
         self._writing, self._pending = self._pending, {}
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                for key, fields in self._writing.items():
-                    items = list(fields.items())
-                    for start in range(0, len(items), _BATCH):
-                        pipe.hset(key, mapping=dict(items[start : start + _BATCH]))
-                    pipe.expire(key, EXPIRE_SECONDS)
-                await pipe.execute()
+            for key, fields in self._writing.items():
+                while fields:
+                    part = dict(itertools.islice(fields.items(), _BATCH))
+                    await self._write(key, part)
+                    for field in part:
+                        del fields[field]
         except (RedisError, OSError, TimeoutError) as error:
             if not self.away:
                 log.warning("mirror_away", error=str(error) or type(error).__name__)
             self.away = True
-            for key, fields in self._writing.items():  # what was noted meanwhile is newer
-                self._pending[key] = fields | self._pending.get(key, {})
-            self._writing = {}
+            self._take_back()
             return False
         self._writing = {}
         if self.away:
             log.info("mirror_back")
         self.away = False
         return True
+
+    def _take_back(self) -> None:
+        for key, fields in self._writing.items():  # what was noted meanwhile is newer
+            self._pending[key] = fields | self._pending.get(key, {})
+        self._writing = {}
+
+    async def _write(self, key: str, fields: dict[bytes, bytes]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(key)
+            pipe.hset(key, mapping=cast(Mapping[Any, Any], fields))
+            pipe.expire(key, EXPIRE_SECONDS)
+            existed, *_ = await pipe.execute()
+        if key in self._written and not existed:
+            log.warning("mirror_lost", key=key)
+            self._lost.add(key)
+        self._written.add(key)

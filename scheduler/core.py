@@ -17,8 +17,9 @@ from protos.scheduling_pb2 import (
     Description,
     Submit,
 )
-from scheduler import admission, placement
+from scheduler import admission
 from scheduler.lane import Lane, LaneOptions
+from scheduler.placement import LeastCost, Placement
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.session import Session, Sessions
@@ -27,6 +28,8 @@ from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
 
 log = structlog.get_logger()
+
+HASHED_AT_ONCE = 512  # blocks of a prompt: about 0.3 ms
 
 
 class Scheduler:
@@ -38,16 +41,21 @@ class Scheduler:
         options: LaneOptions,
         spans: RequestSpans,
         mirror: PrefixMirror | None = None,
+        placement: Placement | None = None,
     ) -> None:
         self.sessions = Sessions()
         self.waiting = WaitingQueue()  # not yet given to a worker
         self.preemptions = 0
+        self.prompt_tokens = 0  # of requests that got a row
+        self.hit_tokens = 0  # of these, found in the cache
         self.lanes = [
             Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
             for transport in transports
         ]
         self.mirror = mirror
         self._spans = spans
+        self._placement = placement or LeastCost()
+        self._caching = options.caching
         self._arrivals = itertools.count()
         self._woken = False
 
@@ -96,6 +104,8 @@ class Scheduler:
         """`request` has a row."""
         if not request.started:
             request.started = True
+            self.prompt_tokens += request.prompt_len
+            self.hit_tokens += cached_tokens
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 
@@ -126,17 +136,25 @@ class Scheduler:
                 pass
 
     def _place(self) -> None:
-        """Gives waiting requests to workers, in order, as long as a worker wants some."""
+        """Gives waiting requests to workers, in order, as long as one is chosen for them."""
         while request := self.waiting.peek():
-            lanes = [lane for lane in self.lanes if lane.wants_requests]
+            lanes = [lane for lane in self.lanes if lane.connected]
             if not lanes:
                 return
-            self.waiting.pop()
-            lane = (
-                lanes[0] if len(lanes) == 1 else placement.choose([(x, x.load_for(request)) for x in lanes])
-            )
-            request.lane = lane
-            lane.waiting.push(request)
+            if not self._hashed(request, lanes[0]):
+                self._wake()  # the rest of it in the next turn, so that steps come in between
+                return
+            chosen = self._placement.choose(request, lanes)
+            if chosen is None:
+                return
+            lane, load = chosen
+            lane.give(self.waiting.pop(), load)
+
+    def _hashed(self, request: Request, lane: Lane) -> bool:
+        """Hashes some of `request`, as workers like that of `lane` want it; whether nothing is left."""
+        if not (self._caching and lane.worker) or request.reads_prompt_logits:
+            return True
+        return request.hash_some(lane.worker.block_size, HASHED_AT_ONCE)
 
     def _enter(self, session: Session, submit: Submit) -> None:
         parent = parse_traceparent(submit.traceparent)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -14,9 +14,11 @@ from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
+from scheduler.load import Load
 from scheduler.pacing import Pacing
-from scheduler.placement import Load
+from scheduler.promises import Promises
 from scheduler.queue import WaitingQueue
+from scheduler.remembering import Remembering
 from scheduler.request import Request
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
@@ -26,6 +28,7 @@ from scheduler.transport import StepStream, Transport
 log = structlog.get_logger()
 
 _WATCH_INTERVAL = 1.0  # seconds between looks for a missed deadline
+WORK_AHEAD = 8  # full steps
 _RETRY_WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds
 
 
@@ -47,12 +50,9 @@ class _Connection:
     batcher: Batcher
     results: ResultHandler
     in_flight: deque[Step]
-    mirror_key: str
+    remembering: Remembering | None
     pacing: Pacing
-
-
-def _mirror_key(worker: WorkerDescription) -> str:
-    return key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
+    promises: Promises = field(default_factory=Promises)
 
 
 class Lane:
@@ -75,6 +75,7 @@ class Lane:
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
+        self._evictions = 0  # on streams before this one
         self.last_result = time.monotonic()
         self._transport = transport
         self._options = options
@@ -96,24 +97,91 @@ class Lane:
         return self._connection.batcher if self._connection else None
 
     @property
+    def evictions(self) -> int:
+        """Blocks whose cached contents were given up for others."""
+        return self._evictions + (self.batcher.pool.index.removed if self.batcher else 0)
+
+    @property
     def steps_in_flight(self) -> int:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
 
     @property
     def wants_requests(self) -> bool:
-        """Whether it should be given requests: not more than its next two steps can begin."""
+        """Whether it should be given requests: it has work for fewer than WORK_AHEAD steps.
+
+        Fewer would send a request elsewhere than to its prefix, more would commit it long before its turn.
+        """
         batcher = self.batcher
-        return batcher is not None and self.waiting.tokens < 2 * batcher.budget
+        return batcher is not None and self.waiting.work < WORK_AHEAD * batcher.budget
+
+    def load_bound(self, request: Request, guess: int) -> Load:
+        """As `load_for`, found faster, most so if `guess` tokens are uncached.
+
+        `uncached` may be too low where the index has a hole.
+        """
+        connection = self._connected()
+        index, count = connection.batcher.pool.index, self._reusable(connection, request)
+        blocks = (len(request.tokens) - guess) // connection.worker.block_size
+        prefix = index.bound(request.digests, count, connection.promises, blocks)
+        return self._load(connection, request, prefix)
 
     def load_for(self, request: Request) -> Load:
         """What `request` would find here. Needs a connected worker."""
-        batcher = self.batcher
-        if batcher is None:
+        connection = self._connected()
+        return self._load(connection, request, self._prefix(connection, request))
+
+    def give(self, request: Request, load: Load) -> None:
+        """`request`, which finds `load` here, is to run here."""
+        connection = self._connected()
+        prefix = (len(request.tokens) - load.uncached) // connection.worker.block_size
+        request.lane = self
+        request.work = load.uncached
+        self.waiting.push(request)
+        if new := request.digests[prefix : self._reusable(connection, request)]:
+            connection.promises.make(request, new)
+
+    def _connected(self) -> _Connection:
+        if self._connection is None:
             raise AssertionError("not connected")
-        cached = batcher.cached_tokens(request)
-        queued = self.waiting.tokens + batcher.backlog
-        return Load(len(request.tokens) - cached, queued, batcher.rows.taken + len(self.waiting))
+        return self._connection
+
+    def _reusable(self, connection: _Connection, request: Request) -> int:
+        return request.reusable(connection.worker.block_size) if self._options.caching else 0
+
+    def _prefix(self, connection: _Connection, request: Request) -> int:
+        """Leading blocks of `request` that are cached here, or will be before it runs."""
+        size = connection.worker.block_size
+        found = connection.batcher.cached_tokens(request) // size
+        for digest in request.digests[found : self._reusable(connection, request)]:
+            if digest not in connection.promises:
+                break
+            found += 1
+        return found
+
+    def _load(self, connection: _Connection, request: Request, prefix: int) -> Load:
+        batcher, pool = connection.batcher, connection.batcher.pool
+        size = connection.worker.block_size
+        return Load(
+            uncached=len(request.tokens) - prefix * size,
+            queued=self.waiting.work + batcher.backlog,
+            rows=batcher.rows.taken + len(self.waiting),
+            context=pool.held * size,
+            free=pool.free * size,
+            available=pool.available * size,
+        )
+
+    def _give_back(self, connection: _Connection, preempted: list[Request]) -> None:
+        for request in preempted:
+            connection.promises.drop(request)
+        self._take_back(preempted)
+
+    def _keep_promises(self, connection: _Connection) -> None:
+        """Drops the promises of requests whose prompts are composed to the end: the index knows them now."""
+        rows = connection.batcher.rows
+        for request in connection.promises.requests():
+            if request.row is not None and rows.computed[request.row] >= len(request.tokens):
+                connection.promises.drop(request)
 
     def step(self) -> bool:
         """Composes and sends one step, if there is something to do and room in flight."""
@@ -121,15 +189,19 @@ class Lane:
         if connection is None or len(connection.in_flight) >= connection.pacing.depth:
             return False
         step = connection.batcher.compose(self.waiting)
-        self._take_back(connection.batcher.settled())
+        self._give_back(connection, connection.batcher.settled())
         if step is None:
             return False
         connection.in_flight.append(step)
         connection.stream.send(step.batch)
+        if connection.promises and step.batch.chunk_rows:
+            self._keep_promises(connection)
         return True
 
     def end(self, request: Request) -> None:
         """`request`, which was given to this worker, is over."""
+        if self._connection:
+            self._connection.promises.drop(request)
         batcher = self.batcher
         if request.row is not None:
             if batcher:
@@ -165,7 +237,8 @@ class Lane:
             raise
         rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
         pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
-        restored = await self._restore(worker, pool)
+        remembering = self._remembering(worker, pool)
+        restored = await remembering.restore() if remembering else 0
         batcher = Batcher(
             rows,
             pool,
@@ -181,7 +254,7 @@ class Lane:
             batcher,
             results,
             deque(),
-            _mirror_key(worker),
+            remembering,
             Pacing(self._options.steps_in_flight),
         )
         self.worker = worker
@@ -214,8 +287,9 @@ class Lane:
                     raise ProtocolError(f"{self.address}: answer to step {result.step}, which was never sent")
                 step = connection.in_flight.popleft()
                 self.tokens += connection.results.apply(step, result)
-                self._take_back(connection.batcher.settle(result.step))
-                self._remember(connection, result.step)
+                self._give_back(connection, connection.batcher.settle(result.step))
+                if connection.remembering:
+                    connection.remembering.answered(result.step, connection.batcher.sent)
                 busy_us = result.forward_us + result.sample_us
                 connection.pacing.observe(busy_us)
                 connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
@@ -225,16 +299,11 @@ class Lane:
         finally:
             watchdog.cancel()
 
-    async def _restore(self, worker: WorkerDescription, pool: BlockPool) -> int:
-        """Makes what the mirror knows of this worker's blocks, and is still true, usable again."""
+    def _remembering(self, worker: WorkerDescription, pool: BlockPool) -> Remembering | None:
         if self._mirror is None or not self._options.caching:
-            return 0
-        return pool.restore(await self._mirror.load(_mirror_key(worker)))
-
-    def _remember(self, connection: _Connection, step: int) -> None:
-        for contents in connection.batcher.pool.confirmed(step):
-            if self._mirror:
-                self._mirror.note(connection.mirror_key, *contents)
+            return None
+        key = key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
+        return Remembering(self._mirror, key, pool)
 
     def _account(self, step: Step) -> None:
         self.last_result = time.monotonic()
@@ -257,5 +326,6 @@ class Lane:
         if connection is None:
             return
         connection.stream.close()
+        self._evictions += connection.batcher.pool.index.removed
         self._take_back(connection.batcher.evacuate() + self.waiting.drain())
         self._on_change()

@@ -11,7 +11,7 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._heap: list[tuple[int, Request]] = []
         self._cancelled = 0
-        self.tokens = 0  # known tokens of the requests in here
+        self.work = 0  # tokens to compute of the requests in here
 
     def __len__(self) -> int:
         return len(self._heap) - self._cancelled
@@ -19,7 +19,7 @@ class WaitingQueue:
     def push(self, request: Request) -> None:
         """Adds a request at the place its arrival gives it."""
         heapq.heappush(self._heap, (request.arrival, request))
-        self.tokens += len(request.tokens)
+        self.work += request.work
 
     def peek(self) -> Request | None:
         """The first request, which stays; None when nobody waits."""
@@ -31,14 +31,14 @@ class WaitingQueue:
     def pop(self) -> Request:
         """Takes the request that `peek` showed."""
         request = heapq.heappop(self._heap)[1]
-        self.tokens -= len(request.tokens)
+        self.work -= request.work
         return request
 
     def cancel(self, request: Request) -> None:
         """`request`, which is in here, will not be seen again."""
         request.cancelled = True
         self._cancelled += 1
-        self.tokens -= len(request.tokens)
+        self.work -= request.work
 
     def drain(self) -> list[Request]:
         """Takes all, in order."""

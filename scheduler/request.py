@@ -26,6 +26,7 @@ class Request:
     tokens       [n] int32: the prompt and what has been answered so far
     max_tokens   of the answer
     arrival      orders the queue: a request that lost its row comes back to its old place
+    work         tokens to compute before it decodes, where it was sent; all of them while that is open
     """
 
     session: "Session"
@@ -48,6 +49,11 @@ class Request:
     lane: "Lane | None" = None  # the worker it was given to
     row: int | None = None  # and its row there
     digests: list[Digest] = field(default_factory=list)  # of its full blocks, as far as they are hashed
+    hashed_size: int = 0  # tokens in each of these blocks
+    work: int = -1
+
+    def __post_init__(self) -> None:
+        self.work = len(self.tokens)
 
     @property
     def limit(self) -> int:
@@ -64,12 +70,32 @@ class Request:
         self.row = None
         self.loaded = 0
         self.tokens = tokens
+        self.work = len(tokens)
         if len(tokens) > self.prompt_len:
             # The prompt has been scored, so next time it may come from the cache.
             self.sampling.ClearField("prompt_logprobs")
 
+    def reusable(self, block_size: int) -> int:
+        """How many leading blocks may come from a cache: the first so many of `digests`."""
+        if self.reads_prompt_logits:
+            return 0
+        self.hash_blocks(self.tokens, block_size)
+        # One token at least is computed, or there would be nothing to sample from.
+        return (len(self.tokens) - 1) // block_size
+
+    def hash_some(self, block_size: int, blocks: int) -> bool:
+        """Hashes so many blocks more of the tokens. Whether all full ones are hashed now."""
+        done = len(self.digests) if self.hashed_size == block_size else 0
+        self.hash_blocks(self.tokens[: (done + blocks) * block_size], block_size)
+        return len(self.digests) == len(self.tokens) // block_size
+
     def hash_blocks(self, tokens: Tokens, block_size: int) -> None:
         """Extends `digests` over the full blocks of `tokens`, of which those hashed already are a prefix."""
+        if block_size != self.hashed_size:  # a worker with other blocks: those digests mean nothing there
+            self.digests.clear()
+            self.hashed_size = block_size
         done = len(self.digests)
+        if len(tokens) < (done + 1) * block_size:
+            return
         parent = self.digests[-1] if done else hashing.root(self.cache_salt)
         self.digests.extend(hashing.chain(parent, tokens[done * block_size :], block_size))

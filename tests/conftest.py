@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
 
 import asyncio
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -53,6 +54,15 @@ class RedisServer:
                     return
                 except RedisConnectionError:
                     await asyncio.sleep(0.01)
+
+    def freeze(self) -> None:
+        """Connected, and silent: what a cut network looks like."""
+        if self._process:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        if self._process:
+            self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         if self._process:

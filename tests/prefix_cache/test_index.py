@@ -30,3 +30,16 @@ def test_like_a_dictionary_that_is_one_to_one(moves, wanted):
             break
         expected.append(model[digest])
     assert index.match(wanted) == expected
+
+
+@given(st.sets(digests), st.lists(digests, unique=True, max_size=10), st.sets(digests), st.integers(0, 11))
+def test_the_bound_is_never_too_low_and_exact_without_holes(known, chain, promised, guess):
+    index = PrefixIndex()
+    for block, digest in enumerate(sorted(known)):
+        assert index.insert(digest, block)
+    found = next((n for n, d in enumerate(chain) if d not in known | promised), len(chain))
+    bound = index.bound(chain, len(chain), promised, guess)
+    assert found <= bound <= len(chain)
+    if not any(digest in known | promised for digest in chain[found:]):
+        assert bound == found
+    assert len(index.match(chain)) <= found

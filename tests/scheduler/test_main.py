@@ -1,16 +1,20 @@
 import asyncio
 import os
+import re
 import signal
 import urllib.request
+from pathlib import Path
 
 from batchyard.config import SchedulerSettings
 from batchyard.rpc import connect
+from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2 import DescribeRequest
 from protos.scheduling_pb2_grpc import SchedulerStub
 from scheduler.main import run
 from scheduler.metrics import serve_metrics
-from tests.scheduler.helpers import make_scheduler
+from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker
+from tests.scheduler.test_core import running
 
 
 async def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
@@ -24,13 +28,41 @@ async def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
         await process
 
 
-async def test_metrics_are_prometheus_text():
-    server = serve_metrics(make_scheduler(SimulatedTransport(SimulatedWorker())), 0)
+async def read_metrics(scheduler):
+    server = serve_metrics(scheduler, 0)
     try:
         url = f"http://127.0.0.1:{server.server_port}/metrics"
-        text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
+        return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
     finally:
         server.shutdown()
         server.server_close()
+
+
+async def test_hits_and_evictions_are_counted():
+    async with running(SimulatedWorker(num_blocks=16)) as (scheduler, transports):
+        client = Client(scheduler)
+        for n, prompt in enumerate([[1] * 13, [1] * 13, [2] * 40, [3] * 40]):
+            client.submit(n, prompt, 2)
+            await client.all_finished()
+        transports[0].stream.break_off()  # what was counted stays counted
+        text = await read_metrics(scheduler)
+    assert "batchyard_prompt_tokens_total 106.0" in text
+    assert 'batchyard_prefix_hit_tokens_total{tier="gpu"} 12.0' in text
+    assert 'batchyard_evicted_blocks_total{worker="sim"} 8.0' in text
+
+
+async def test_the_documentation_names_metrics_that_are_there():
+    page = (Path(__file__).parents[2] / "docs" / "prefix-cache.md").read_text(encoding="utf-8")
+    mirror = PrefixMirror("redis://127.0.0.1:1/0")
+    text = await read_metrics(make_scheduler(SimulatedTransport(SimulatedWorker()), mirror=mirror))
+    await mirror.close()
+    named = re.findall(r"`(batchyard_\w+)", page)
+    assert len(named) == 6
+    for name in named:
+        assert f"# TYPE {name.removesuffix('_total')}" in text
+
+
+async def test_metrics_are_prometheus_text():
+    text = await read_metrics(make_scheduler(SimulatedTransport(SimulatedWorker())))
     assert 'batchyard_requests{state="waiting"} 0.0' in text
     assert 'batchyard_steps_total{worker="in-process"} 0.0' in text

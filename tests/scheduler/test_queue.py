@@ -3,8 +3,8 @@ from types import SimpleNamespace
 from scheduler.queue import WaitingQueue
 
 
-def request(arrival, tokens=3):
-    return SimpleNamespace(arrival=arrival, tokens=[0] * tokens, cancelled=False)
+def request(arrival, work=3):
+    return SimpleNamespace(arrival=arrival, work=work, cancelled=False)
 
 
 def test_a_request_that_comes_back_takes_its_old_place():
@@ -24,7 +24,7 @@ def test_cancelled_requests_do_not_count():
     queue.push(first)
     queue.push(second)
     queue.cancel(first)
-    assert (len(queue), queue.tokens) == (1, 7)
+    assert (len(queue), queue.work) == (1, 7)
     assert queue.peek() is second
     assert queue.pop() is second
-    assert (len(queue), queue.tokens) == (0, 0)
+    assert (len(queue), queue.work) == (0, 0)

@@ -1,0 +1,140 @@
+"""A trace through the real scheduler on simulated workers, in virtual time."""
+
+import asyncio
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+from opentelemetry.trace import NoOpTracer
+
+from bench.simulation.trace import Arrival
+from bench.simulation.virtual_time import run
+from bench.simulation.worker import SimulatedTransport, SimulatedWorker
+from protos.packing import pack_i32, unpack_u64
+from protos.sampling_pb2 import Sampling
+from protos.scheduling_pb2 import SchedulerMessage, Submit
+from scheduler.core import Scheduler
+from scheduler.lane import LaneOptions
+from scheduler.placement import Placement
+from scheduler.session import Session
+from scheduler.tracing import RequestSpans
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of each request, in virtual seconds, by its number in the trace."""
+
+    prompt: npt.NDArray[np.int64]
+    cached: npt.NDArray[np.int64]  # prompt tokens that were not computed
+    arrived: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64]  # when its first token came; infinite for a refused one
+    last: npt.NDArray[np.float64]
+    count: npt.NDArray[np.int64]  # tokens
+    preemptions: int = 0
+    busy: list[float] = field(default_factory=list)  # by worker, seconds
+    computed: list[int] = field(default_factory=list)  # by worker, prompt tokens
+
+    @property
+    def ttft(self) -> npt.NDArray[np.float64]:
+        """Seconds from arrival to first token."""
+        return self.first - self.arrived
+
+    @property
+    def itl(self) -> npt.NDArray[np.float64]:
+        """Mean seconds from token to token of each request; 0 for one token."""
+        return np.nan_to_num(self.last - self.first) / np.maximum(1, self.count - 1)
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of prompt tokens that were not computed."""
+        return float(self.cached.sum() / self.prompt.sum())
+
+    def good(self, ttft: float, itl: float) -> npt.NDArray[np.bool_]:
+        """Which requests kept both limits, in seconds; one that was refused did not."""
+        return (self.ttft <= ttft) & (self.itl <= itl) & (self.count > 0)
+
+
+def play(
+    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+) -> Outcome:
+    """Plays `arrivals` to the end."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    gc.collect()
+    gc.freeze()
+    try:
+        return run(_play(arrivals, workers, placement))
+    finally:
+        gc.unfreeze()
+
+
+async def _play(
+    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+) -> Outcome:
+    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
+    transports = [SimulatedTransport(worker) for worker in workers]
+    scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()), placement=placement)
+    serving = asyncio.create_task(scheduler.run())
+    while not all(lane.connected for lane in scheduler.lanes):
+        await asyncio.sleep(0.001)
+    session = scheduler.sessions.open()
+    outcome = _blank(arrivals)
+    asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome))
+    over = 0
+    while over < len(arrivals):
+        over += _note(await session.outbox.get(), outcome)
+    await asking
+    serving.cancel()
+    await asyncio.wait([serving])
+    outcome.preemptions = scheduler.preemptions
+    outcome.busy = [worker.busy_seconds for worker in workers]
+    outcome.computed = [worker.computed_tokens for worker in workers]
+    return outcome
+
+
+async def _ask(scheduler: Scheduler, session: Session, arrivals: Sequence[Arrival], outcome: Outcome) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for number, arrival in enumerate(arrivals):
+        await asyncio.sleep(start + arrival.at - loop.time())
+        outcome.arrived[number] = loop.time()
+        tokens = arrival.tokens()
+        scheduler.submit(
+            session,
+            Submit(
+                id=number,
+                request_id=str(number),
+                tokens=pack_i32(tokens),
+                prompt_len=len(tokens),
+                max_tokens=arrival.output,
+                sampling=Sampling(temperature=1.0),
+            ),
+        )
+
+
+def _note(message: SchedulerMessage | None, outcome: Outcome) -> int:
+    """Takes one message; how many requests it ends."""
+    if message is None:
+        raise AssertionError("the session ended")
+    now = asyncio.get_running_loop().time()
+    numbers = unpack_u64(message.ids).astype(np.int64)
+    outcome.count[numbers] += 1
+    outcome.first[numbers] = np.minimum(outcome.first[numbers], now)
+    outcome.last[numbers] = now
+    for started in message.started:
+        outcome.cached[started.id] = started.cached_tokens
+    return len(message.finished) + len(message.refused)
+
+
+def _blank(arrivals: Sequence[Arrival]) -> Outcome:
+    count = len(arrivals)
+    return Outcome(
+        prompt=np.array([arrival.length for arrival in arrivals], np.int64),
+        cached=np.zeros(count, np.int64),
+        arrived=np.zeros(count),
+        first=np.full(count, np.inf),
+        last=np.full(count, np.inf),
+        count=np.zeros(count, np.int64),
+    )
