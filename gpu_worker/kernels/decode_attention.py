@@ -48,7 +48,10 @@ def softmax_step(q_tile, k_tile, v_tile, visible, state, scale, MASK: tl.constex
 def load_rotated(
     heads, norm_weight, cos_sin, eps, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, NORM: tl.constexpr
 ):
-    """[n, BLOCK_D] of the heads at pointers `heads` [n, 1]: normed if NORM, rotated by angles at cos_sin."""
+    """[n, BLOCK_D] of the heads at pointers `heads` [n, 1]: normed if NORM, rotated by the angles at cos_sin.
+
+    cos_sin: a pointer for all of them, or pointers [n, 1].
+    """
     dims = tl.arange(0, BLOCK_D)
     half: tl.constexpr = HEAD_DIM // 2
     inside = dims < HEAD_DIM
@@ -64,11 +67,11 @@ def load_rotated(
         # Rounded as a norm that stands alone would store them.
         own = own.to(heads.dtype.element_ty).to(tl.float32)
         partner = partner.to(heads.dtype.element_ty).to(tl.float32)
-    angles = dims % half
-    cos = tl.load(cos_sin + angles, mask=inside, other=0.0)
-    sin = tl.load(cos_sin + half + angles, mask=inside, other=0.0)
-    signed = tl.where(dims < half, -sin, sin)
-    return (own * cos[None, :] + partner * signed[None, :]).to(heads.dtype.element_ty)
+    angles = cos_sin + (dims % half)[None, :]
+    cos = tl.load(angles, mask=inside[None, :], other=0.0)
+    sin = tl.load(angles + half, mask=inside[None, :], other=0.0)
+    signed = tl.where((dims < half)[None, :], -sin, sin)
+    return (own * cos + partner * signed).to(heads.dtype.element_ty)
 
 
 # Segments whose parts are in flight at once when they are joined.
@@ -76,35 +79,47 @@ _JOINED = tl.constexpr(8)
 
 
 @triton.jit
-def _load_log_sums(log_sums, first, segments, count, GROUP_ROWS: tl.constexpr):
-    """Where the parts of `segments` are, and the logarithms of their sums: [segments, GROUP_ROWS] each."""
-    places = (first + segments)[:, None] * GROUP_ROWS + tl.arange(0, GROUP_ROWS)[None, :]
+def _load_log_sums(log_sums, first, segments, count, rows, GROUP_ROWS: tl.constexpr):
+    """Where the parts of `segments` are, and the logarithms of their sums: [segments, rows] each."""
+    places = (first + segments)[:, None] * GROUP_ROWS + rows[None, :]
     # Other multiprocessors wrote this, and the parts: not to be taken from this one's own cache.
     exist = (segments < count)[:, None]
     return places, tl.load(log_sums + places, mask=exist, other=LOWEST, cache_modifier=".cg")
 
 
 @triton.jit
-def _join(parts, log_sums, first, count, GROUP_ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The softmax over `count` segments, of what each stored of its own: [GROUP_ROWS, BLOCK_D]."""
+def _join(
+    parts,
+    log_sums,
+    first,
+    count,
+    rows,
+    GROUP_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """The softmax over `count` segments, of what each stored of its own.
+
+    Base-2 logarithms of the sums [rows], and the weighted values [rows, BLOCK_D].
+    """
     everyone = tl.arange(0, MAX_SEGMENTS)
-    _, log_sum = _load_log_sums(log_sums, first, everyone, count, GROUP_ROWS)
+    _, log_sum = _load_log_sums(log_sums, first, everyone, count, rows, GROUP_ROWS)
     maximum = tl.max(log_sum, axis=0)
     total = tl.sum(tl.exp2(log_sum - maximum[None, :]), axis=0)
-    mixed = tl.zeros([GROUP_ROWS, BLOCK_D], tl.float32)
-    for start in range(0, count, _JOINED):
-        segments = start + tl.arange(0, _JOINED)
-        places, some = _load_log_sums(log_sums, first, segments, count, GROUP_ROWS)
+    mixed = tl.zeros([rows.shape[0], BLOCK_D], tl.float32)
+    for start in range(0, count, AT_ONCE):
+        segments = start + tl.arange(0, AT_ONCE)
+        places, some = _load_log_sums(log_sums, first, segments, count, rows, GROUP_ROWS)
         weights = tl.exp2(some - maximum[None, :])
         at = places.to(tl.int64)[:, :, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, None, :]
         exist = (segments < count)[:, None, None]
         part = tl.load(parts + at, mask=exist, other=0.0, cache_modifier=".cg")
         mixed += tl.sum(part * weights[:, :, None], axis=0)
-    return mixed / total[:, None]
+    return maximum + tl.log2(total), mixed / total[:, None]
 
 
 @triton.jit
-def _key_places(
+def key_places(
     table,
     tile,
     position,
@@ -138,6 +153,9 @@ def decode_attention_kernel(
     parts,  # [num_seqs, KV_HEADS, segments, GROUP_ROWS, BLOCK_D] float32, room for what segments compute
     log_sums,  # [num_seqs, KV_HEADS, segments, GROUP_ROWS] float32, likewise
     arrivals,  # [num_seqs * KV_HEADS] int32, all 0, and 0 again afterwards
+    shared_tokens,  # [num_seqs] int32, if SHARED: tokens at the beginning that shared_attention has seen to
+    shared_parts,  # [num_seqs, KV_HEADS, SHARED, GROUP_ROWS, BLOCK_D] float32: what it found
+    shared_log_sums,  # [num_seqs, KV_HEADS, SHARED, GROUP_ROWS] float32, likewise
     heads_stride,
     table_stride,
     scale,  # of the scores, times log2(e)
@@ -155,6 +173,7 @@ def decode_attention_kernel(
     NORM: tl.constexpr,
     WINDOWED: tl.constexpr,
     SPLIT: tl.constexpr,
+    SHARED: tl.constexpr,  # segments that shared_attention made, 0 if nothing is shared
     OVERLAP: tl.constexpr,
 ):
     let_next_kernel_start(OVERLAP)
@@ -181,14 +200,17 @@ def decode_attention_kernel(
     if WINDOWED:
         first_key = tl.maximum(0, position - window + 1)
     first_tile = first_key // BLOCK_N
+    if SHARED > 0:
+        first_tile = tl.load(shared_tokens + seq) // BLOCK_N
     end_tile = tl.cdiv(position, BLOCK_N)
     num_segments = 1
     if SPLIT:
-        num_segments = tl.maximum(1, tl.minimum(tl.num_programs(2), (end_tile - first_tile) // MIN_TILES))
+        most = tl.maximum(1, tl.minimum(tl.num_programs(2), (end_tile - first_tile) // MIN_TILES))
+        tiles = tl.maximum(1, tl.cdiv(end_tile - first_tile, most))
+        num_segments = tl.maximum(1, tl.cdiv(end_tile - first_tile, tiles))
         if segment >= num_segments:
             wait_for_kernel_ahead(OVERLAP)
             return
-        tiles = tl.cdiv(end_tile - first_tile, num_segments)
         first_tile += segment * tiles
         end_tile = tl.minimum(end_tile, first_tile + tiles)
 
@@ -200,6 +222,14 @@ def decode_attention_kernel(
     maximum = tl.full([BLOCK_M], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    if SHARED > 0:  # noqa: SIM102 - this one is decided by the compiler
+        if (segment == 0) & (tl.load(shared_tokens + seq) > 0):
+            cells = (seq * KV_HEADS + kv_head) * SHARED
+            group_rows = tl.minimum(rows, GROUP_ROWS - 1)
+            maximum, mixed = _join(
+                shared_parts, shared_log_sums, cells, SHARED, group_rows, GROUP_ROWS, BLOCK_D, 1
+            )
+            total += 1.0
     if segment == num_segments - 1:
         one = tl.arange(0, 1)[:, None]
         own_key = token + (KV_HEADS * GROUP + kv_head) * HEAD_DIM + one
@@ -211,13 +241,17 @@ def decode_attention_kernel(
         if slot >= 0:
             tl.store(k_cache + cached, key, mask=exists)
             tl.store(v_cache + cached, value, mask=exists)
-        maximum = tl.sum(q_tile.to(tl.float32) * key.to(tl.float32), axis=1) * scale
-        total += 1.0
-        mixed += value.to(tl.float32)
+        score = tl.sum(q_tile.to(tl.float32) * key.to(tl.float32), axis=1) * scale
+        new_maximum = tl.maximum(maximum, score)
+        shrink = tl.exp2(maximum - new_maximum)
+        weight = tl.exp2(score - new_maximum)
+        total = total * shrink + weight
+        mixed = mixed * shrink[:, None] + value.to(tl.float32) * weight[:, None]
+        maximum = new_maximum
 
     for tile in range(first_tile, end_tile):
         keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        places = _key_places(table, tile, position, kv_head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N)
+        places = key_places(table, tile, position, kv_head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N)
         place = places[:, None] + dims[None, :]
         k_tile = tl.load(k_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
         v_tile = tl.load(v_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
@@ -227,8 +261,10 @@ def decode_attention_kernel(
         state = (maximum, total, mixed)
         maximum, total, mixed = softmax_step(q_tile, k_tile, v_tile, visible[None, :], state, scale, True)
 
-    # Only a segment that begins behind the window's last key can have seen nothing.
-    mixed = mixed / tl.where(total > 0, total, 1.0)[:, None]
+    # Only a segment of keys that the window leaves out can have seen nothing.
+    seen = total > 0
+    total = tl.where(seen, total, 1.0)
+    mixed = mixed / total[:, None]
     if num_segments == 1:
         tl.store(out + out_place, mixed.to(out.dtype.element_ty), mask=inside)
         return
@@ -237,13 +273,13 @@ def decode_attention_kernel(
     own_place = (first + segment) * GROUP_ROWS + rows
     stored = rows < GROUP_ROWS
     tl.store(parts + own_place.to(tl.int64)[:, None] * BLOCK_D + dims[None, :], mixed, mask=stored[:, None])
-    tl.store(log_sums + own_place, tl.where(total > 0, maximum + tl.log2(total), LOWEST), mask=stored)
+    tl.store(log_sums + own_place, tl.where(seen, maximum + tl.log2(total), LOWEST), mask=stored)
     tl.debug_barrier()  # all of the program's threads have stored
     arrived = tl.atomic_add(arrivals + cell, 1, sem="acq_rel")
     if arrived == num_segments - 1:
         tl.store(arrivals + cell, 0)
-        joined = _join(parts, log_sums, first, num_segments, GROUP_ROWS, BLOCK_D)
         group = tl.arange(0, GROUP_ROWS)
+        _, joined = _join(parts, log_sums, first, num_segments, group, GROUP_ROWS, BLOCK_D, _JOINED)
         out_heads = (seq.to(tl.int64) * KV_HEADS + kv_head) * GROUP + group
         exist = (group < GROUP)[:, None] & (dims < HEAD_DIM)[None, :]
         joined_place = out_heads[:, None] * HEAD_DIM + dims[None, :]
