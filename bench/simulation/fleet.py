@@ -10,6 +10,7 @@ import numpy.typing as npt
 import structlog
 from opentelemetry.trace import NoOpTracer
 
+from batchyard.config import SchedulerSettings
 from bench.simulation.trace import Arrival
 from bench.simulation.virtual_time import run
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
@@ -33,6 +34,7 @@ class Outcome:
     first: npt.NDArray[np.float64]  # when its first token came; infinite for a refused one
     last: npt.NDArray[np.float64]
     count: npt.NDArray[np.int64]  # tokens
+    gaps: list[npt.NDArray[np.float64]] = field(default_factory=list)  # between tokens, step by step
     preemptions: int = 0
     busy: list[float] = field(default_factory=list)  # by worker, seconds
     computed: list[int] = field(default_factory=list)  # by worker, prompt tokens
@@ -57,23 +59,38 @@ class Outcome:
         return (self.ttft <= ttft) & (self.itl <= itl) & (self.count > 0)
 
 
+OPTIONS = LaneOptions(
+    steps_in_flight=2,
+    step_timeout=1e9,
+    caching=True,
+    calm_chunk_tokens=SchedulerSettings.model_validate({}).calm_chunk_tokens,
+)
+
+
 def play(
-    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+    arrivals: Sequence[Arrival],
+    workers: Sequence[SimulatedWorker],
+    placement: Placement | None = None,
+    options: LaneOptions = OPTIONS,
+    concurrency: int | None = None,
 ) -> Outcome:
-    """Plays `arrivals` to the end."""
+    """Plays `arrivals` to the end, at most `concurrency` at a time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     gc.collect()
     gc.freeze()
     try:
-        return run(_play(arrivals, workers, placement))
+        return run(_play(arrivals, workers, placement, options, concurrency or len(arrivals)))
     finally:
         gc.unfreeze()
 
 
 async def _play(
-    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+    arrivals: Sequence[Arrival],
+    workers: Sequence[SimulatedWorker],
+    placement: Placement | None,
+    options: LaneOptions,
+    concurrency: int,
 ) -> Outcome:
-    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
     transports = [SimulatedTransport(worker) for worker in workers]
     scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()), placement=placement)
     serving = asyncio.create_task(scheduler.run())
@@ -81,10 +98,13 @@ async def _play(
         await asyncio.sleep(0.001)
     session = scheduler.sessions.open()
     outcome = _blank(arrivals)
-    asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome))
+    turns = asyncio.Semaphore(concurrency)
+    asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome, turns))
     over = 0
     while over < len(arrivals):
-        over += _note(await session.outbox.get(), outcome)
+        for _ in range(_note(await session.outbox.get(), outcome)):
+            over += 1
+            turns.release()
     await asking
     serving.cancel()
     await asyncio.wait([serving])
@@ -94,11 +114,18 @@ async def _play(
     return outcome
 
 
-async def _ask(scheduler: Scheduler, session: Session, arrivals: Sequence[Arrival], outcome: Outcome) -> None:
+async def _ask(
+    scheduler: Scheduler,
+    session: Session,
+    arrivals: Sequence[Arrival],
+    outcome: Outcome,
+    turns: asyncio.Semaphore,
+) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
     for number, arrival in enumerate(arrivals):
         await asyncio.sleep(start + arrival.at - loop.time())
+        await turns.acquire()
         outcome.arrived[number] = loop.time()
         tokens = arrival.tokens()
         scheduler.submit(
@@ -120,6 +147,8 @@ def _note(message: SchedulerMessage | None, outcome: Outcome) -> int:
         raise AssertionError("the session ended")
     now = asyncio.get_running_loop().time()
     numbers = unpack_u64(message.ids).astype(np.int64)
+    going = numbers[outcome.count[numbers] > 0]
+    outcome.gaps.append(now - outcome.last[going])
     outcome.count[numbers] += 1
     outcome.first[numbers] = np.minimum(outcome.first[numbers], now)
     outcome.last[numbers] = now
