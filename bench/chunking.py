@@ -62,7 +62,7 @@ def main() -> None:
 def _row(calm: int, chat: Outcome, mixed: Outcome) -> str:
     ttft = 1000 * np.percentile(chat.ttft, [50, 99])
     itl = 1000 * np.percentile(np.concatenate(chat.gaps), [50, 99])
-    rate = mixed.count.sum() / (mixed.last.max() - mixed.arrived.min())
+    rate = mixed.count.sum() / mixed.seconds
     stalls = 1000 * np.percentile(np.concatenate(mixed.gaps), 99)
     cells = [
         str(calm or "off"),

@@ -1,9 +1,10 @@
-"""A trace through the real scheduler on simulated workers, in virtual time."""
+"""Requests through the real scheduler: on simulated workers in virtual time, or on any others."""
 
 import asyncio
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ import structlog
 from opentelemetry.trace import NoOpTracer
 
 from batchyard.config import SchedulerSettings
-from bench.simulation.trace import Arrival
 from bench.simulation.virtual_time import run
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
 from protos.packing import pack_i32, unpack_u64
@@ -20,13 +20,27 @@ from protos.scheduling_pb2 import SchedulerMessage, Submit
 from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
+from scheduler.request import Tokens
 from scheduler.session import Session
 from scheduler.tracing import RequestSpans
+from scheduler.transport import Transport
+
+
+class Arrival(Protocol):
+    """A request: seconds from the start, tokens of prompt and answer, and the prompt [length] int32."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def output(self) -> int: ...
+    def tokens(self) -> Tokens: ...
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of each request, in virtual seconds, by its number in the trace."""
+    """What became of each request, in seconds of the event loop, by its number."""
 
     prompt: npt.NDArray[np.int64]
     cached: npt.NDArray[np.int64]  # prompt tokens that were not computed
@@ -36,8 +50,6 @@ class Outcome:
     count: npt.NDArray[np.int64]  # tokens
     gaps: list[npt.NDArray[np.float64]] = field(default_factory=list)  # between tokens, step by step
     preemptions: int = 0
-    busy: list[float] = field(default_factory=list)  # by worker, seconds
-    computed: list[int] = field(default_factory=list)  # by worker, prompt tokens
 
     @property
     def ttft(self) -> npt.NDArray[np.float64]:
@@ -46,13 +58,20 @@ class Outcome:
 
     @property
     def itl(self) -> npt.NDArray[np.float64]:
-        """Mean seconds from token to token of each request; 0 for one token."""
-        return np.nan_to_num(self.last - self.first) / np.maximum(1, self.count - 1)
+        """Mean seconds from token to token of each request; 0 for one token, and for a refused one."""
+        span = np.zeros(len(self.count))
+        np.subtract(self.last, self.first, out=span, where=self.count > 0)
+        return span / np.maximum(1, self.count - 1)
 
     @property
     def hit_rate(self) -> float:
         """Share of prompt tokens that were not computed."""
         return float(self.cached.sum() / self.prompt.sum())
+
+    @property
+    def seconds(self) -> float:
+        """From the first arrival to the last token."""
+        return float(self.last[self.count > 0].max() - self.arrived.min())
 
     def good(self, ttft: float, itl: float) -> npt.NDArray[np.bool_]:
         """Which requests kept both limits, in seconds; one that was refused did not."""
@@ -74,31 +93,32 @@ def play(
     options: LaneOptions = OPTIONS,
     concurrency: int | None = None,
 ) -> Outcome:
-    """Plays `arrivals` to the end, at most `concurrency` at a time."""
+    """Plays `arrivals` to the end, at most `concurrency` at a time, in virtual time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    transports = [SimulatedTransport(worker) for worker in workers]
     gc.collect()
     gc.freeze()
     try:
-        return run(_play(arrivals, workers, placement, options, concurrency or len(arrivals)))
+        return run(serve(arrivals, transports, placement, options, concurrency))
     finally:
         gc.unfreeze()
 
 
-async def _play(
+async def serve(
     arrivals: Sequence[Arrival],
-    workers: Sequence[SimulatedWorker],
-    placement: Placement | None,
-    options: LaneOptions,
-    concurrency: int,
+    transports: Sequence[Transport],
+    placement: Placement | None = None,
+    options: LaneOptions = OPTIONS,
+    concurrency: int | None = None,
 ) -> Outcome:
-    transports = [SimulatedTransport(worker) for worker in workers]
+    """As `play`, on any workers, by the event loop's clock. The scheduler knows nothing of their caches."""
     scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()), placement=placement)
     serving = asyncio.create_task(scheduler.run())
     while not all(lane.connected for lane in scheduler.lanes):
         await asyncio.sleep(0.001)
     session = scheduler.sessions.open()
     outcome = _blank(arrivals)
-    turns = asyncio.Semaphore(concurrency)
+    turns = asyncio.Semaphore(concurrency or len(arrivals))
     asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome, turns))
     over = 0
     while over < len(arrivals):
@@ -109,8 +129,6 @@ async def _play(
     serving.cancel()
     await asyncio.wait([serving])
     outcome.preemptions = scheduler.preemptions
-    outcome.busy = [worker.busy_seconds for worker in workers]
-    outcome.computed = [worker.computed_tokens for worker in workers]
     return outcome
 
 
@@ -136,7 +154,7 @@ async def _ask(
                 tokens=pack_i32(tokens),
                 prompt_len=len(tokens),
                 max_tokens=arrival.output,
-                sampling=Sampling(temperature=1.0),
+                sampling=Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
             ),
         )
 
