@@ -5,10 +5,11 @@ worker after another, each with caches that it knows nothing of. Every tenant ha
 request one of these and a question of its own. Together the caches hold all system prompts, and one of them
 does not: what counts is that equal beginnings meet on a worker, and that none gets more to do than others.
 
-    ideal          share of prompt tokens found by one LRU cache as large as all together, serving requests
-                   one by one
-    cached         share of prompt tokens that were not computed
-    max/mean       tokens computed, of prompts and answers, by the worker with most, over the mean of all
+    ideal              share of prompt tokens found by one LRU cache as large as all together, were requests
+                       served one by one
+    cached             share of prompt tokens that were not computed
+    requests, tokens   of the worker with most, over the mean of all: requests it was given, and tokens it
+                       computed of prompts and answers
 
 Requests per second say little where the workers share a few cores: all of them wait for the same ones.
 """
@@ -87,7 +88,8 @@ class Counted:
     """A placement that keeps count of what each worker gets to compute."""
 
     def __init__(self, placement: Placement) -> None:
-        self.computed: Counter[str] = Counter()  # tokens, by address
+        self.given: Counter[str] = Counter()  # requests, by address
+        self.computed: Counter[str] = Counter()  # tokens
         self._placement = placement
 
     def choose(self, request: Request, lanes: Sequence[Lane]) -> tuple[Lane, Load] | None:
@@ -95,6 +97,7 @@ class Counted:
         chosen = self._placement.choose(request, lanes)
         if chosen:
             lane, load = chosen
+            self.given[lane.address] += 1
             self.computed[lane.address] += load.uncached + request.max_tokens
         return chosen
 
@@ -170,8 +173,8 @@ async def run(
 
 async def compare(shape: Shape, addresses: Sequence[str]) -> None:
     """Prints the table, a line for each run."""
-    print("| placement | ideal | cached | points apart | max/mean | req/s | TTFT p50 | p99 |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    print("| placement | ideal | cached | apart | requests | tokens | req/s | TTFT p50 | p99 |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
     warm_up = questions(shape, seed=-1)[: 2 * shape.concurrency]
     await run(warm_up, addresses, routers.RoundRobin(), shape.concurrency)
     for seed in range(shape.rounds):
@@ -180,17 +183,22 @@ async def compare(shape: Shape, addresses: Sequence[str]) -> None:
         for name, make in PLACEMENTS.items():
             counted = Counted(make())
             outcome = await run(asked, addresses, counted, shape.concurrency)
-            print(_row(name, outcome, best, [counted.computed[address] for address in addresses]), flush=True)
+            skews = [_skew(count, shape.workers) for count in (counted.given, counted.computed)]
+            print(_row(name, outcome, best, skews), flush=True)
 
 
-def _row(name: str, outcome: Outcome, best: float, computed: Sequence[int]) -> str:
+def _skew(count: Counter[str], workers: int) -> float:
+    return max(count.values()) * workers / count.total()
+
+
+def _row(name: str, outcome: Outcome, best: float, skews: Sequence[float]) -> str:
     p50, p99 = 1000 * np.percentile(outcome.ttft, [50, 99])
     cells = [
         name,
         f"{best:.1%}",
         f"{outcome.hit_rate:.1%}",
         f"{100 * (outcome.hit_rate - best):+.1f}",
-        f"{max(computed) * len(computed) / sum(computed):.2f}",
+        *(f"{skew:.2f}" for skew in skews),
         f"{len(outcome.prompt) / outcome.seconds:.1f}",
         f"{p50:.0f} ms",
         f"{p99:.0f} ms",
