@@ -94,6 +94,11 @@ class SchedulerSettings(Settings):
         300.0, gt=0, description="seconds until an unanswered step means a lost worker"
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
+    calm_chunk_tokens: int = Field(
+        384,
+        ge=0,
+        description="prompt tokens in a step where others decode, more only if many wait; 0: no such limit",
+    )
     redis: str | None = Field(None, description="Redis URL for the mirror of the prefix index")
 
 

@@ -57,7 +57,7 @@ async def connect(shape: Shape) -> tuple[Scheduler, asyncio.Task[None]]:
     workers = [
         SimulatedWorker(f"worker-{n}", per_worker + shape.prompt // BLOCK_SIZE) for n in range(shape.workers)
     ]
-    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
+    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True, calm_chunk_tokens=0)
     transports = [SimulatedTransport(worker) for worker in workers]
     scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()))
     serving = asyncio.create_task(scheduler.run())

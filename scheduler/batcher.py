@@ -1,8 +1,9 @@
 """Composes the steps of one worker: who computes how many tokens, in which blocks.
 
 There are no phases. A request is `computed` tokens chasing `known` tokens under one budget per step: rows
-that decode first, then rows in the middle of their prompt, then requests that wait. When blocks run short the
-newest row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
+that decode first, then rows in the middle of their prompt, then requests that wait. Beside rows that decode,
+prompts get no more of it than `chunking` says, so that no step takes long. When blocks run short the newest
+row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
 
 Equal beginnings are computed once, however close together their requests come. A block can be shared from the
 moment its last token is in a step that is being composed, even by rows of that step (protos/step.proto says
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from protos.packing import pack_i32
 from protos.step_pb2 import Moved, NewRow, StepBatch
 from scheduler.block_pool import BlockPool
+from scheduler.chunking import prompt_budget
 from scheduler.entrance import Entrance, Room
 from scheduler.host_pool import HostPool
 from scheduler.move_costs import MoveCosts
@@ -64,9 +66,10 @@ class Batcher:
         *,
         caching: bool,
         admissions: Admissions,
+        calm_chunk_tokens: int = 0,
         num_host_blocks: int = 0,
     ) -> None:
-        """`budget` is the most tokens in a step, at least one for every row."""
+        """`budget` is the most tokens in a step, at least one for every row; see `chunking` for calm ones."""
         self.rows = rows
         self.pool = pool
         self.budget = budget
@@ -83,6 +86,7 @@ class Batcher:
         self.entrance = Entrance(rows, self.tiers, caching=caching)
         self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
+        self._calm = calm_chunk_tokens
         self._prefilling: list[int] = []
         self._freed: list[int] = []  # rows the worker must still be told of
         self._departures: deque[tuple[int, int]] = deque()  # (fence, row)
@@ -111,9 +115,10 @@ class Batcher:
         decodes = np.flatnonzero(self.rows.decoding)
         self.rows.computed[decodes] += 1
         self.rows.known[decodes] += 1
-        chunks = self._continue_prefills(self.budget - len(decodes))
+        prompts = prompt_budget(self.budget, len(decodes), self.backlog + waiting.work, self._calm)
+        chunks = self._continue_prefills(prompts)
         if len(self._departures) == preemptions:  # who just lost a row must not be overtaken
-            left = self.budget - len(decodes) - sum(length for _, length in chunks)
+            left = prompts - sum(length for _, length in chunks)
             chunks += self._admit_waiting(waiting, left, batch)
         self.tiers.save_ahead()
         if not (len(decodes) or chunks or self._freed or self.tiers.ordered):

@@ -39,6 +39,7 @@ class LaneOptions:
     steps_in_flight: int  # at least; 1 is synchronous
     step_timeout: float  # seconds
     caching: bool
+    calm_chunk_tokens: int  # prompt tokens that may always join rows that decode; 0 for no limit
 
 
 @dataclass(slots=True)
@@ -245,6 +246,7 @@ class Lane:
             worker.max_batched_tokens,
             caching=self._options.caching,
             admissions=self._admissions,
+            calm_chunk_tokens=self._options.calm_chunk_tokens,
             num_host_blocks=worker.num_host_blocks,
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)

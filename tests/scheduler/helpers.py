@@ -25,8 +25,8 @@ def submit(id, prompt, max_tokens, stop_ids=(), salt="", **sampling):
     )
 
 
-def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, mirror=None):
-    options = LaneOptions(steps_in_flight, step_timeout, caching)
+def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, mirror=None):
+    options = LaneOptions(steps_in_flight, step_timeout, caching, calm)
     return Scheduler(transports, options, RequestSpans(NoOpTracer()), mirror)
 
 
