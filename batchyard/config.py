@@ -95,7 +95,7 @@ class SchedulerSettings(Settings):
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
     calm_chunk_tokens: int = Field(
-        384,
+        0,
         ge=0,
         description="prompt tokens in a step where others decode, more only if many wait; 0: no such limit",
     )

@@ -34,8 +34,11 @@ _MOST_GROUPS = 64
 
 
 def graph_sizes(max_rows: int) -> list[int]:
-    """1, 2, 4, then every 8 up to 256 and every 16 after, and `max_rows`; ascending."""
-    sizes = {1, 2, 4, *range(8, min(max_rows, 256) + 1, 8), *range(272, max_rows + 1, 16), max_rows}
+    """1, 2, 4, then every 8 up to 64, every 16 up to 256 and every 32 after, and `max_rows`; ascending.
+
+    Up to 256 rows a step takes as long as reading the weights does, so padding costs little.
+    """
+    sizes = {1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows + 1, 32), max_rows}
     return sorted(size for size in sizes if size <= max_rows)
 
 
