@@ -192,11 +192,6 @@ class Batcher:
 
     # Admitting
 
-    def cached_tokens(self, request: Request) -> int:
-        """How many leading tokens of `request` are in this worker's cache, or shall be brought there."""
-        prefix = self.entrance.find(request)
-        return (len(prefix.head) + len(prefix.rest)) * self.rows.block_size
-
     def _admit(self, room: Room, batch: StepBatch) -> int:
         request, cached = room.request, room.cached
         self.pool.acquire(cached)
