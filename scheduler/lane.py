@@ -72,6 +72,7 @@ class Lane:
         self.address = transport.address
         self.waiting = WaitingQueue()  # given to this worker, not yet in a row
         self.worker: WorkerDescription | None = None  # as it last described itself
+        self.streams = 0  # opened so far: with each the worker may have another cache
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
@@ -217,6 +218,7 @@ class Lane:
             Outlook(batcher, self.waiting, caching=self._options.caching),
         )
         self.worker = worker
+        self.streams += 1
         self.last_result = time.monotonic()
         log.info(
             "worker_connected",
