@@ -14,7 +14,6 @@ class PrefixIndex:
         self._block_of: dict[Digest, int] = {}
         # By block: blocks are numbered from zero, and an entry in a list is a third of one in a dictionary.
         self._digest_of: list[Digest | None] = []
-        self.removed = 0  # how often a block's contents were forgotten
 
     def __len__(self) -> int:
         return len(self._block_of)
@@ -37,8 +36,8 @@ class PrefixIndex:
 
         A chain without holes is known up to some block and unknown from there, so a binary search finds it:
         log n looks where `match` takes n, and two where `guess` is right. Tails are evicted before heads, so
-        holes are rare; they come where two requests computed one block side by side and the copy that nobody
-        is registered for outlives the other. Digests in one of `others` count as known.
+        there are no holes but in chains that are in use (scheduler/sharing.py). Digests in one of `others`
+        count as known.
         """
         known = self._block_of
 
@@ -85,4 +84,3 @@ class PrefixIndex:
             raise KeyError(block)
         del self._block_of[digest]
         self._digest_of[block] = None
-        self.removed += 1

@@ -236,6 +236,7 @@ class Batcher:
         self.rows.decoding[row] = False
         if row in self._prefilling:
             self._prefilling.remove(row)
+        self.sharing.leave(row, self.sent)
         self.pool.release(self.rows.blocks_of(row), self.sent)
         self._departures.append((self.sent, row))
         self._freed.append(row)
@@ -262,6 +263,7 @@ class Batcher:
                 back.append(self._give_back(row))
             self._request(row).row = None
             self.rows.vacate(row)
+            self.sharing.vacate(row)
         return back
 
     def evacuate(self) -> list[Request]:

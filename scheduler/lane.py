@@ -100,7 +100,7 @@ class Lane:
     @property
     def evictions(self) -> int:
         """Blocks whose cached contents were given up for others."""
-        return self._evictions + (self.batcher.pool.index.removed if self.batcher else 0)
+        return self._evictions + (self.batcher.pool.evictions if self.batcher else 0)
 
     @property
     def steps_in_flight(self) -> int:
@@ -287,6 +287,6 @@ class Lane:
         if connection is None:
             return
         connection.stream.close()
-        self._evictions += connection.batcher.pool.index.removed
+        self._evictions += connection.batcher.pool.evictions
         self._take_back(connection.batcher.evacuate() + self.waiting.drain())
         self._on_change()

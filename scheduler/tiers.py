@@ -66,6 +66,7 @@ class _Saves:
 class _Load:
     step: int
     arriving: dict[Digest, int]
+    depths: list[int]  # of those that arrive
     host_blocks: list[int]
     held: list[int]  # in the order of their sequence, those that arrive among them
 
@@ -169,7 +170,7 @@ class Tiers:
         """Orders the rest of `prefix` with `step`, the next to be sent. Needs as many ready blocks."""
         self.pool.acquire(prefix.on_device)
         fresh = iter(self.pool.allocate(prefix.num_loads))
-        held, arriving, host_blocks = list(prefix.head), {}, []
+        held, arriving, depths, host_blocks = list(prefix.head), {}, [], []
         for digest, block in prefix.rest:
             if block is not None:
                 held.append(block)
@@ -178,11 +179,12 @@ class Tiers:
             if host_block is None:
                 raise AssertionError("a prefix was found, and has changed since")
             arriving[digest] = next(fresh)
+            depths.append(len(held))
             held.append(arriving[digest])
             host_blocks.append(host_block)
         self.host.pin(host_blocks)
         self._arriving.update(dict.fromkeys(arriving, step))
-        self._next_loads.append(_Load(step, arriving, host_blocks, held))
+        self._next_loads.append(_Load(step, arriving, depths, host_blocks, held))
 
     # Both
 
@@ -209,9 +211,9 @@ class Tiers:
         arrived = 0
         while self._loads and self._loads[0].step <= news.loaded:
             load = self._loads.popleft()
-            for digest, block in load.arriving.items():
+            for (digest, block), depth in zip(load.arriving.items(), load.depths, strict=True):
                 del self._arriving[digest]
-                self.pool.register(block, digest, sent)
+                self.pool.register(block, digest, depth, sent)
             self.host.unpin(load.host_blocks)
             self.pool.release(load.held, sent)
             arrived += len(load.arriving)
