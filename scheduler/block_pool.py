@@ -41,6 +41,8 @@ class BlockPool:
         self.generations = list(generations) or [0] * num_blocks
         self.index = PrefixIndex()
         self.evictions = 0  # blocks that lost a known prefix to others
+        self.returned = 0  # times a block came back to `available` or `ready`
+        self.registered = 0  # times one became known
         self._depths = array("I", bytes(4 * num_blocks))  # of blocks that the index knows
         self._references = [0] * num_blocks
         # Low ids first: a lightly used pool touches little memory.
@@ -134,6 +136,7 @@ class BlockPool:
             else:
                 self._references[block] = 0
                 self._spare.append(block)
+                self.returned += 1
 
     def register(self, block: int, digest: Digest, depth: int, step: int) -> None:
         """A held block is full, and holds `digest` once `step` is done: steps after it may share it.
@@ -145,6 +148,7 @@ class BlockPool:
         if twin is not None and self._outlasts(block, twin):
             self._give_up(twin)
         if self.index.insert(digest, block):
+            self.registered += 1
             self._depths[block] = depth
             self._unconfirmed.append((step, block, digest))
 
@@ -207,6 +211,7 @@ class BlockPool:
                 if self._fence_of.get(block) != release:
                     continue  # acquired meanwhile, and perhaps released again
                 del self._fence_of[block]
+                self.returned += 1
                 if self.index.has(block):
                     self._cached.append(block)
                 else:
