@@ -197,9 +197,7 @@ class Batcher:
         self.pool.acquire(cached)
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
-        from_host = min(request.loaded, computed)
-        self.hits.host += from_host
-        self.hits.device += computed - from_host
+        self.hits.add(computed, request.loaded)
         row = self.rows.take(request, blocks, computed)
         request.row = row
         self._prefilling.append(row)

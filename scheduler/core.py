@@ -25,6 +25,7 @@ from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.session import Session, Sessions
 from scheduler.state import describe
+from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
 from scheduler.warming import Warming
@@ -49,7 +50,7 @@ class Scheduler:
         self.waiting = WaitingQueue()  # not yet given to a worker
         self.preemptions = 0
         self.prompt_tokens = 0  # of requests that got a row
-        self.hit_tokens = 0  # of these, found in the cache
+        self.hits = HitTokens()  # of these, found in the cache
         self.lanes = [
             Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
             for transport in transports
@@ -114,7 +115,7 @@ class Scheduler:
         if not request.started:
             request.started = True
             self.prompt_tokens += request.prompt_len
-            self.hit_tokens += cached_tokens
+            self.hits.add(cached_tokens, request.loaded)
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 

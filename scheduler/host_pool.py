@@ -33,6 +33,11 @@ class HostPool:
         return len(self._free)
 
     @property
+    def saving(self) -> int:
+        """Blocks that are being written."""
+        return len(self._saving)
+
+    @property
     def cached(self) -> int:
         """Blocks that hold a prefix."""
         return len(self._cached) + len(self._loading)

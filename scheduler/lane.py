@@ -14,6 +14,7 @@ from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
+from scheduler.cache_counts import CacheCounts
 from scheduler.load import Load
 from scheduler.outlook import Outlook
 from scheduler.pacing import Pacing
@@ -76,7 +77,7 @@ class Lane:
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
-        self._evictions = 0  # on streams before this one
+        self._counts = CacheCounts()  # on streams before this one
         self.last_result = time.monotonic()
         self._transport = transport
         self._options = options
@@ -86,6 +87,11 @@ class Lane:
         self._take_back = take_back
         self._mirror = mirror
         self._connection: _Connection | None = None
+
+    @property
+    def name(self) -> str:
+        """The worker's, or its address until it has told."""
+        return self.worker.worker_id if self.worker else self.address
 
     @property
     def connected(self) -> bool:
@@ -98,9 +104,9 @@ class Lane:
         return self._connection.batcher if self._connection else None
 
     @property
-    def evictions(self) -> int:
-        """Blocks whose cached contents were given up for others."""
-        return self._evictions + (self.batcher.pool.evictions if self.batcher else 0)
+    def cache_counts(self) -> CacheCounts:
+        """Since the scheduler started."""
+        return self._counts + CacheCounts.of(self.batcher) if self.batcher else self._counts
 
     @property
     def steps_in_flight(self) -> int:
@@ -287,6 +293,6 @@ class Lane:
         if connection is None:
             return
         connection.stream.close()
-        self._evictions += connection.batcher.pool.evictions
+        self._counts += CacheCounts.of(connection.batcher)
         self._take_back(connection.batcher.evacuate() + self.waiting.drain())
         self._on_change()

@@ -54,6 +54,12 @@ class HitTokens:
     device: int = 0
     host: int = 0
 
+    def add(self, found: int, loaded: int) -> None:
+        """`found` leading tokens of a request, which waited for `loaded` of them to come from the host."""
+        from_host = min(loaded, found)
+        self.host += from_host
+        self.device += found - from_host
+
 
 @dataclass(frozen=True, slots=True)
 class _Saves:
@@ -81,6 +87,8 @@ class Tiers:
         self.costs = costs
         self.saved_blocks = 0
         self.loaded_blocks = 0
+        self.save_us = 0  # what all saves took together
+        self.load_us = 0
         self.loaded = 0  # the loads of all steps up to this one have arrived
         self._reserve = reserve
         self._next_saves: list[tuple[int, int]] = []
@@ -203,6 +211,8 @@ class Tiers:
 
     def moved(self, news: Moved, sent: int) -> None:
         """The worker says what is done; `sent` is the last step on its way, which may read what arrived."""
+        self.save_us += news.save_us
+        self.load_us += news.load_us
         while self._saves and self._saves[0].step <= news.saved:
             saves = self._saves.popleft()
             self.host.saved(saves.host_blocks)
