@@ -112,6 +112,9 @@ class GatewaySettings(ModelSettings):
     served_model_name: str | None = Field(None, description="name in the API; default: as --model")
     api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
     scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
+    warm_prompts: str | None = Field(
+        None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
+    )
 
 
 class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):

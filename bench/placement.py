@@ -92,8 +92,8 @@ def fill(shape: Shape, lanes: Sequence[Lane]) -> int:
             # Copies: in service every request makes its digests anew.
             new = [hashing.Digest(bytes(bytearray(digest))) for digest in chain[known : known + room[lane]]]
             blocks = batcher.pool.allocate(len(new))
-            for block, digest in zip(blocks, new, strict=True):
-                batcher.pool.register(block, digest, 0)
+            for depth, (block, digest) in enumerate(zip(blocks, new, strict=True), known):
+                batcher.pool.register(block, digest, depth, 0)
             batcher.pool.confirmed(0)
             batcher.pool.release(blocks, 0)
             batcher.pool.settle(0)

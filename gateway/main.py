@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import structlog
 
@@ -22,7 +23,9 @@ from gateway.rpc_service import SERVICE, RpcInference
 from gateway.server import HttpServer, bind
 from gateway.service import Service
 from gateway.tokenizing import Tokenizer
+from gateway.warm_prompts import load_warm_prompts
 from protos.inference_pb2_grpc import add_InferenceServicer_to_server
+from protos.scheduling_pb2 import WarmPrompt
 
 log = structlog.get_logger()
 
@@ -33,7 +36,8 @@ _LOOK_EVERY_S = 1.0  # at whether requests could be answered
 async def run(settings: GatewaySettings) -> None:
     """Serves REST and gRPC until SIGTERM or SIGINT, from the start: `/ready` says when there is a worker.
 
-    Raises AddressInUse, ConfigError for a host that is none, ModelError for a tokenizer that cannot be used.
+    Raises AddressInUse, ConfigError for a host that is none and for warm prompts that cannot be read,
+    ModelError for a tokenizer that cannot be used.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,9 +46,10 @@ async def run(settings: GatewaySettings) -> None:
         # First what fails at once: a port that is taken should not cost the time to read a tokenizer.
         bound = stack.enter_context(bind(settings.host, settings.port, settings.share_port))
         tokenizer = await asyncio.to_thread(_load_tokenizer, settings.model)
+        warm_prompts = await asyncio.to_thread(_load_warm_prompts, settings.warm_prompts, tokenizer)
         telemetry = _telemetry(settings)
         stack.callback(telemetry.shutdown)
-        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address))
+        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address, warm_prompts))
         model = settings.served_model_name or settings.model
         service = Service(model, tokenizer, LateBackend(link, tokenizer).get, link.describe)
         await _serve(settings, service, bound, telemetry, stop)
@@ -81,6 +86,10 @@ def _telemetry(settings: GatewaySettings) -> Telemetry:
 
 def _load_tokenizer(model: str) -> Tokenizer:
     return Tokenizer.load(resolve_model(model))
+
+
+def _load_warm_prompts(path: str | None, tokenizer: Tokenizer) -> list[WarmPrompt]:
+    return load_warm_prompts(Path(path), tokenizer) if path else []
 
 
 async def _start_rpc(settings: GatewaySettings, inference: RpcInference) -> RpcServer | None:

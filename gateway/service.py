@@ -79,6 +79,8 @@ class Service:
         connected = [worker for worker in description.workers if worker.connected]
         if not connected:
             return "No worker is connected to the scheduler."
+        if description.warming:
+            return f"Warming up: {description.warming} common prompts are still to be prefilled."
         stalled = [worker for worker in connected if worker.seconds_since_step > _STALLED_S]
         if not stalled:
             return "The scheduler is not ready."

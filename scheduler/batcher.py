@@ -197,19 +197,12 @@ class Batcher:
 
     # Admitting
 
-    def cached_tokens(self, request: Request) -> int:
-        """How many leading tokens of `request` are in this worker's cache, or shall be brought there."""
-        prefix = self.entrance.find(request)
-        return (len(prefix.head) + len(prefix.rest)) * self.rows.block_size
-
     def _admit(self, room: Room, batch: StepBatch) -> int:
         request, cached = room.request, room.cached
         self.pool.acquire(cached)
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
-        from_host = min(request.loaded, computed)
-        self.hits.host += from_host
-        self.hits.device += computed - from_host
+        self.hits.add(computed, request.loaded)
         row = self.rows.take(request, blocks, computed)
         request.row = row
         self._prefilling.append(row)
@@ -246,6 +239,7 @@ class Batcher:
         self.rows.decoding[row] = False
         if row in self._prefilling:
             self._prefilling.remove(row)
+        self.sharing.leave(row, self.sent)
         self.pool.release(self.rows.blocks_of(row), self.sent)
         self._departures.append((self.sent, row))
         self._freed.append(row)
@@ -272,6 +266,7 @@ class Batcher:
                 back.append(self._give_back(row))
             self._request(row).row = None
             self.rows.vacate(row)
+            self.sharing.vacate(row)
         return back
 
     def evacuate(self) -> list[Request]:

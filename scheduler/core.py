@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -16,6 +16,7 @@ from protos.scheduling_pb2 import (
     REFUSAL_REASON_UNAVAILABLE,
     Description,
     Submit,
+    WarmPrompt,
 )
 from scheduler import admission
 from scheduler.lane import Lane, LaneOptions
@@ -24,8 +25,10 @@ from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.session import Session, Sessions
 from scheduler.state import describe
+from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
+from scheduler.warming import Warming
 
 log = structlog.get_logger()
 
@@ -47,12 +50,13 @@ class Scheduler:
         self.waiting = WaitingQueue()  # not yet given to a worker
         self.preemptions = 0
         self.prompt_tokens = 0  # of requests that got a row
-        self.hit_tokens = 0  # of these, found in the cache
+        self.hits = HitTokens()  # of these, found in the cache
         self.lanes = [
             Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
             for transport in transports
         ]
         self.mirror = mirror
+        self._warming = Warming(self.sessions.open(), self.cancel)
         self._spans = spans
         self._placement = placement or LeastCost()
         self._caching = options.caching
@@ -64,6 +68,7 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             for lane in self.lanes:
                 group.create_task(lane.run())
+            group.create_task(self._warming.run())
             if self.mirror:
                 group.create_task(self.mirror.run())
 
@@ -94,9 +99,14 @@ class Scheduler:
         for request in self.sessions.close(session):
             self._end(request)
 
+    def warm(self, prompts: Iterable[WarmPrompt]) -> None:
+        """Every worker is to have these prompts in its cache before it counts as ready."""
+        self._warming.add(prompts)
+        self._wake()
+
     def describe(self) -> Description:
         """The state now."""
-        return describe(self.lanes, len(self.waiting))
+        return describe(self.lanes, len(self.waiting), self._warming)
 
     # What the lanes tell
 
@@ -105,7 +115,7 @@ class Scheduler:
         if not request.started:
             request.started = True
             self.prompt_tokens += request.prompt_len
-            self.hit_tokens += cached_tokens
+            self.hits.add(cached_tokens, request.loaded)
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 
@@ -130,6 +140,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._woken = False
+        self._warming.give(self.lanes)
         self._place()
         for lane in self.lanes:
             while lane.step():
