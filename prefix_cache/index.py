@@ -19,7 +19,7 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self._block_of)
 
-    def __contains__(self, digest: Digest) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._block_of
 
     def match(self, digests: Sequence[Digest]) -> list[int]:

@@ -122,9 +122,9 @@ class Lane:
         `uncached` may be too low where the index has a hole.
         """
         connection = self._connected()
-        index, count = connection.batcher.pool.index, self._reusable(connection, request)
+        tiers, count = connection.batcher.tiers, self._reusable(connection, request)
         blocks = (len(request.tokens) - guess) // connection.worker.block_size
-        prefix = index.bound(request.digests, count, connection.promises, blocks)
+        prefix = tiers.bound(request.digests, count, connection.promises, blocks)
         return self._load(connection, request, prefix)
 
     def load_for(self, request: Request) -> Load:

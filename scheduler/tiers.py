@@ -13,7 +13,7 @@ the same moves, when that pays, and computed again when not.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from prefix_cache.hashing import Digest
@@ -70,6 +70,15 @@ class _Load:
     held: list[int]  # in the order of their sequence, those that arrive among them
 
 
+@dataclass(frozen=True, slots=True)
+class _Either:
+    one: Container[Digest]
+    other: Container[Digest]
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self.one or digest in self.other
+
+
 class Tiers:
     """Finds prefixes in both tiers and orders the moves, which `pack` puts into the next step."""
 
@@ -114,6 +123,12 @@ class Tiers:
                 awaited = max(awaited, step)
             rest.append((digest, block))
         return Prefix(head, rest, awaited)
+
+    def bound(self, digests: Sequence[Digest], count: int, promised: Container[Digest], guess: int) -> int:
+        """At least as many leading blocks as `find` finds, and `promised` ones: see `PrefixIndex.bound`."""
+        if self.host.num_blocks:
+            promised = _Either(self.host, promised)
+        return self.pool.index.bound(digests, count, promised, guess)
 
     def worth_loading(self, prefix: Prefix) -> bool:
         """Whether to bring the rest of `prefix` to the device, rather than to compute it."""

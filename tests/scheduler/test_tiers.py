@@ -39,6 +39,16 @@ def test_what_the_device_evicted_comes_back_from_the_host():
     bench.check_idle()
 
 
+def test_a_bound_on_what_is_there_counts_both_tiers():
+    bench = evicted()
+    request = bench.add([*PROMPTS[0], 1], 1)
+    tiers, count = bench.batcher.tiers, request.reusable(4)
+    found = tiers.find(request.digests)
+    assert len(found.head) < len(found.head) + len(found.rest) == count == 8
+    assert {tiers.bound(request.digests, count, (), guess) for guess in range(9)} == {8}
+    bench.run()
+
+
 def test_without_a_host_tier_it_is_computed_again():
     bench = make_bench(num_host_blocks=0)
     run_in_turn(bench, PROMPTS * 2)
