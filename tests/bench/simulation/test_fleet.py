@@ -67,6 +67,13 @@ def test_what_left_the_gpu_comes_back_from_host_memory():
     assert kept.ttft.max() <= loaded.ttft.max() < lost.ttft.max()
 
 
+def test_a_prefix_in_host_memory_attracts_its_request():
+    asked = in_order(*(conversation(n, 4, every=10.0, at=n) for n in range(8)))
+    fleet = workers(2, blocks=200, num_host_blocks=800)
+    assert play(asked, fleet).cached.sum() == 8 * (1 + 2 + 3) * BLOCK
+    assert all(worker.computed_tokens for worker in fleet)
+
+
 @pytest.mark.parametrize("router", [LeastCost, RoundRobin, Random, ApproximatePrefix, ExactPrefix])
 def test_every_router_serves_everybody(router):
     asked = in_order(*(conversation(n, 4, at=n / 10) for n in range(5)))
