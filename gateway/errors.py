@@ -7,7 +7,10 @@ What both API surfaces raise beyond `batchyard.errors`:
     └── ModelNotFound       the request names a model that is not served (HTTP 404)
     UserError
     └── Unauthenticated     the API key is missing or wrong (HTTP 401)
+    Overloaded
+    └── RateLimited         the key has used up what it was promised, for now (HTTP 429)
     BatchyardError
+    ├── KeysUnread          the API keys have not been read yet (HTTP 503)
     └── Ending              this process ends before the answer does (HTTP 503)
 """
 
@@ -52,6 +55,21 @@ class Unauthenticated(UserError):
     """The API key is missing or wrong."""
 
 
+class RateLimited(Overloaded):
+    """A limit of the key is reached. `kind` is what is counted, in OpenAI's words: tokens or requests."""
+
+    def __init__(self, message: str, retry_after_s: float, kind: str) -> None:
+        super().__init__(message, retry_after_s)
+        self.kind = kind
+
+
+class KeysUnread(BatchyardError):
+    """Whom a key belongs to is not known yet."""
+
+    def __init__(self) -> None:
+        super().__init__("This server cannot read its API keys yet; try again.")
+
+
 class Ending(BatchyardError):
     """This process ends before the answer does."""
 
@@ -93,11 +111,15 @@ def reply_to(error: Exception) -> ErrorReply:
             return ErrorReply(400, str(error), param=error.param, code=error.code)
         case InvalidRequest():
             return ErrorReply(400, str(error), param=error.param)
+        case RateLimited():
+            wait = math.ceil(error.retry_after_s or 1)
+            headers = {"Retry-After": str(max(1, wait))}
+            return ErrorReply(429, str(error), error.kind, code="rate_limit_exceeded", headers=headers)
         case Overloaded():
             wait = max(1, math.ceil(error.retry_after_s or 1))
             headers = {"Retry-After": str(wait)}
             return ErrorReply(429, str(error), "rate_limit_error", code="overloaded", headers=headers)
-        case SchedulerLost() | Ending():
+        case SchedulerLost() | KeysUnread() | Ending():
             headers = {"Retry-After": str(_BACK_IN_S)}
             return ErrorReply(
                 503, str(error), "service_unavailable_error", code="service_unavailable", headers=headers

@@ -11,12 +11,14 @@ from opentelemetry.trace import NoOpTracer
 
 from batchyard.errors import InvalidRequest, Overloaded, SchedulerLost, WorkerLost
 from batchyard.rpc import RpcServer, connect
-from gateway.auth import ApiKey
+from gateway.keys.ring import KeyRing
+from gateway.limits.door import Door
+from gateway.limits.limiter import LocalLimiter
 from gateway.metrics import Metrics
 from gateway.rpc_service import SERVICE, RpcInference
 from protos import inference_pb2 as pb
 from protos.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
-from tests.gateway.api_fakes import FakeGenerator, make_service
+from tests.gateway.api_fakes import MAX_MODEL_LEN, FakeGenerator, make_service
 
 DEADLINE_S = 10
 
@@ -26,9 +28,11 @@ async def serve(tmp_path):
     """Starts a server and gives a stub."""
     servers, channels = [], []
 
-    async def start(generator=None, api_key=None, **changes):
+    async def start(generator=None, api_key=None, keys=None, limiter=None, **changes):
         service = make_service(generator, **changes)
-        inference = RpcInference(service, ApiKey(api_key), NoOpTracer(), Metrics())
+        metrics = Metrics()
+        door = Door(limiter or LocalLimiter(), metrics)
+        inference = RpcInference(service, keys or KeyRing(fixed=api_key), door, NoOpTracer(), metrics)
         server = RpcServer(f"unix:{tmp_path}/gateway.sock")
         server.add(add_InferenceServicer_to_server, inference, SERVICE)
         await server.start()
@@ -62,7 +66,7 @@ async def test_text(serve):
     assert [response.finish_reason for response in responses] == ["", "", "", "stop"]
     assert [response.HasField("usage") for response in responses] == [False, False, False, True]
     assert responses[-1].usage == pb.Usage(prompt_tokens=2, completion_tokens=4, cached_tokens=2)
-    assert generator.requests[0].params.max_tokens is None
+    assert generator.requests[0].params.max_tokens == MAX_MODEL_LEN - 2
 
 
 async def test_token_ids_and_parameters(serve):
