@@ -116,7 +116,8 @@ async def test_a_broken_file_at_the_start(tmp_path):
 
 
 async def test_redis_goes_and_comes(redis_server):
-    ring = KeyRing(RedisKeys(redis_server.url))
+    store = RedisKeys(redis_server.url)
+    ring = KeyRing(store)
     await redis_server.kill()
     await ring.read()
     with pytest.raises(KeysUnread):
@@ -127,6 +128,8 @@ async def test_redis_goes_and_comes(redis_server):
         await redis_server.start()
         other = RedisKeys(redis_server.url)
         await other.add(BOB)
-            await until(lambda: len(ring) == 1)
+        await other.close()
+        await until(lambda: len(ring) == 1)
         await redis_server.kill()
         assert name_of(ring, b"b") == "bob"
+    await store.close()
