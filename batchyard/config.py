@@ -128,7 +128,7 @@ class GatewaySettings(ModelSettings, RedisSettings):
     max_answer_tokens: Positive | None = Field(None, description="tokens an answer may have, whoever asks")
     max_prompt_tokens: Positive | None = Field(None, description="tokens a prompt may have, whoever asks")
     client_timeout: float = Field(
-        60.0, gt=0, description="seconds to wait for a client that neither sends nor reads on"
+        60.0, gt=0, description="seconds in which a client must send its request, and read on"
     )
     scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
 

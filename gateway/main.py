@@ -62,7 +62,7 @@ async def run(settings: GatewaySettings) -> None:
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
         rpc = RpcInference(service, keys, door, telemetry.tracer, metrics)
-        await _serve(settings, service, HttpServer(app, bound, _GRACE_S), rpc, stop)
+        await _serve(settings, service, HttpServer(app, bound, _GRACE_S, settings.client_timeout), rpc, stop)
 
 
 async def _serve(
