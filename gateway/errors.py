@@ -6,7 +6,8 @@ What both API surfaces raise beyond `batchyard.errors`:
     ├── BadParameter        one parameter is unknown, unsupported or out of range; `code` says which
     └── ModelNotFound       the request names a model that is not served (HTTP 404)
     UserError
-    └── Unauthenticated     the API key is missing or wrong (HTTP 401)
+    ├── Unauthenticated     the API key is missing or wrong (HTTP 401)
+    └── SlowClient          the client does not read its answer (HTTP 408)
     Overloaded
     └── RateLimited         the key has used up what it was promised, for now (HTTP 429)
     BatchyardError
@@ -53,6 +54,13 @@ class ModelNotFound(InvalidRequest):
 
 class Unauthenticated(UserError):
     """The API key is missing or wrong."""
+
+
+class SlowClient(UserError):
+    """The client does not read its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The answer was not read in time.")
 
 
 class RateLimited(Overloaded):
@@ -105,6 +113,8 @@ def reply_to(error: Exception) -> ErrorReply:
         case Unauthenticated():
             headers = {"WWW-Authenticate": "Bearer"}
             return ErrorReply(401, str(error), code="invalid_api_key", headers=headers)
+        case SlowClient():
+            return ErrorReply(408, str(error), code="slow_client")
         case ModelNotFound():
             return ErrorReply(404, str(error), param=error.param, code="model_not_found")
         case BadParameter():

@@ -61,7 +61,7 @@ async def run(settings: GatewaySettings) -> None:
         metrics = Metrics()
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
-        rpc = RpcInference(service, keys, door, telemetry.tracer, metrics)
+        rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
         await _serve(settings, service, HttpServer(app, bound, _GRACE_S, settings.client_timeout), rpc, stop)
 
 

@@ -1,5 +1,6 @@
 """The public gRPC API, `batchyard.v1.Inference`: the same checks and the same generator as REST."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer
 
 from gateway.asking import requests_for, terms_of
-from gateway.errors import BadParameter, ErrorReply, reply_to
+from gateway.errors import BadParameter, ErrorReply, SlowClient, reply_to
 from gateway.fan_out import observed
 from gateway.keys.records import Tenant
 from gateway.keys.ring import KeyRing
@@ -20,10 +21,11 @@ from gateway.metrics import Metrics
 from gateway.observation import Observation
 from gateway.rpc_messages import rpc_fields, rpc_response, rpc_turns, rpc_usage
 from gateway.sampling import sampling_params
+from gateway.server import CLIENT_TIMEOUT_S
 from gateway.service import Service
 from gateway.streaming import merge
 from gateway.tracing import request_id
-from protos.inference_pb2 import GenerateRequest, Model, ModelsRequest, ModelsResponse
+from protos.inference_pb2 import GenerateRequest, GenerateResponse, Model, ModelsRequest, ModelsResponse
 from protos.inference_pb2_grpc import InferenceServicer
 
 SERVICE = "batchyard.v1.Inference"
@@ -33,6 +35,7 @@ _STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
 }
@@ -43,12 +46,22 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RpcInference(InferenceServicer):
     """Answers the calls of one gateway process."""
 
-    def __init__(self, service: Service, keys: KeyRing, door: Door, tracer: Tracer, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        service: Service,
+        keys: KeyRing,
+        door: Door,
+        tracer: Tracer,
+        metrics: Metrics,
+        client_timeout_s: float = CLIENT_TIMEOUT_S,
+    ) -> None:
+        """A client that reads nothing for `client_timeout_s` loses its request."""
         self._service = service
         self._keys = keys
         self._door = door
         self._tracer = tracer
         self._metrics = metrics
+        self._client_timeout_s = client_timeout_s
 
     async def Generate(self, request: GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         """Writes the pieces of all choices as they come. A client that goes away cancels this coroutine."""
@@ -114,7 +127,21 @@ class RpcInference(InferenceServicer):
                 left -= piece.finish_reason is not None
                 if not left:
                     response.usage.CopyFrom(rpc_usage(observation.usage))
+                await self._write(context, response)
+
+    async def _write(self, context: Context, response: GenerateResponse) -> None:
+        """Raises SlowClient where the client does not read on, and CancelledError where it has gone.
+
+        What it does not read waits here and in gRPC's window of flow control, then as tokens of its request.
+        """
+        try:
+            async with asyncio.timeout(self._client_timeout_s):
                 await context.write(response)
+        except TimeoutError:
+            raise SlowClient from None
+        except grpc.aio.InternalError:
+            # What gRPC says of a write that was waiting for room when the call ended.
+            raise asyncio.CancelledError from None
 
     async def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
         match request.WhichOneof("prompt"):
