@@ -15,6 +15,7 @@ from gateway.keys.stores import FileKeys
 from gateway.limits.door import duration
 from gateway.limits.limiter import LocalLimiter
 from gateway.metrics import Metrics
+from gateway.types import Piece
 from tests.gateway.api_fakes import FakeGenerator, make_app, on_a_port
 from tests.gateway.test_metrics import samples
 
@@ -150,6 +151,29 @@ async def test_concurrent_requests_count_answers(site):
         error = await refused(alice.ask(n=2))
         assert (error.type, error.response.headers["retry-after"]) == ("requests", "1")
         assert "concurrent requests: Limit 3, Used 2, Requested 2" in error.body["message"]
+        running.cancel()
+        await asyncio.wait([running])
+
+
+class OneHangs(FakeGenerator):
+    """The first answer has two tokens, the second one has one and does not end."""
+
+    async def _pieces(self, request):
+        yield Piece("a", (1,))
+        if request.request_id.endswith("-1"):
+            self.hanging.set()
+            await asyncio.Event().wait()
+        yield Piece("b", (2,), finish_reason="stop")
+
+
+async def test_an_answer_that_ended_holds_nothing_while_another_runs(site):
+    async with site(OneHangs(), tokens_per_minute=100) as alice:
+        running = asyncio.create_task(alice.ask(n=2, max_tokens=20))
+        async with asyncio.timeout(10):
+            await alice.generator.hanging.wait()
+            while alice.ledger.running > 1:
+                await asyncio.sleep(0.005)
+        assert (alice.ledger.held, alice.ledger.used) == (19, {0: 13})
         running.cancel()
         await asyncio.wait([running])
 

@@ -172,3 +172,12 @@ async def test_closing_without_redis_is_quiet():
     async with gateway("redis://127.0.0.1:1/0") as limiter:
         assert (await limiter.ask("k", HUNDRED, Ask(50, 1))).granted
         assert limiter.away
+
+
+async def test_an_end_is_told_to_the_other_gateways_at_once(redis_server, monkeypatch):
+    monkeypatch.setattr(shared_module, "TELL_EVERY_S", 2 * DEADLINE_S)
+    async with gateway(redis_server.url) as one, gateway(redis_server.url) as other:
+        assert (await one.ask("k", HUNDRED, Ask(100, 1))).granted
+        release(one, 100)
+        async with asyncio.timeout(shared_module.LEASE_MS / 2000):
+            await granted_at_last(other, HUNDRED, Ask(100, 1))
