@@ -157,6 +157,10 @@ class Submit(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
     CACHE_SALT_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """chosen by the gateway, never used twice on a stream"""
     request_id: builtins.str
@@ -171,6 +175,14 @@ class Submit(google.protobuf.message.Message):
     """W3C trace context, empty when the request is not traced"""
     cache_salt: builtins.str
     """requests share cached prefixes only under the same salt"""
+    tenant: builtins.str
+    """whose request it is: a name, empty where there are no tenants"""
+    weight: builtins.float
+    """the tenant's share of what all tenants want; 0 is the default, 1"""
+    priority: builtins.int
+    """lower is more urgent, as in vLLM; 0 is the default"""
+    timeout_ms: builtins.int
+    """for the whole request, from its arrival here; 0 for none"""
     @property
     def sampling(self) -> protos.sampling_pb2.Sampling: ...
     def __init__(
@@ -184,10 +196,14 @@ class Submit(google.protobuf.message.Message):
         sampling: protos.sampling_pb2.Sampling | None = ...,
         traceparent: builtins.str = ...,
         cache_salt: builtins.str = ...,
+        tenant: builtins.str = ...,
+        weight: builtins.float = ...,
+        priority: builtins.int = ...,
+        timeout_ms: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["sampling", b"sampling"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tokens", b"tokens", "traceparent", b"traceparent"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "priority", b"priority", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "weight", b"weight"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Submit: typing_extensions.TypeAlias = Submit
