@@ -46,6 +46,11 @@ class Step:
     num_tokens: int
     sent_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def age_us(self) -> float:
+        """Microseconds since it was sent."""
+        return (time.monotonic() - self.sent_at) * 1e6
+
 
 class Admissions(Protocol):
     """Who is told when a request gets or loses a row."""

@@ -260,7 +260,8 @@ class Lane:
                 if connection.remembering:
                     connection.remembering.answered(result.step, connection.batcher.sent)
                 busy_us = result.forward_us + result.sample_us
-                connection.pacing.observe(busy_us)
+                at_worker_us = result.queue_us + busy_us
+                connection.pacing.observe(busy_us, step.age_us - at_worker_us)
                 connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
                 self._account(step)
                 self._sessions.flush()
