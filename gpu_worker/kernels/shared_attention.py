@@ -14,7 +14,7 @@ keys (as "cascade inference" does; Ye et al. 2024, FlashInfer).
 import triton
 import triton.language as tl
 
-from gpu_worker.kernels.decode_attention import LOWEST, key_places, load_rotated, softmax_step
+from gpu_worker.kernels.attention_steps import LOWEST, key_places, load_rotated, softmax_step
 from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
 
 
