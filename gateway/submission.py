@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import BadParameter
+from gateway.salts import tenant_salt
 from gateway.types import GenerationRequest, SamplingParams
 from protos.packing import pack_f32, pack_i32
 from protos.sampling_pb2 import Sampling
@@ -36,22 +37,12 @@ def build_submit(request: GenerationRequest, limits: Limits, eos_ids: frozenset[
         max_tokens=room if params.max_tokens is None else params.max_tokens,
         sampling=_sampling(params, sorted(stop_ids)),
         traceparent=request.traceparent,
-        cache_salt=tenant_salt(request),
+        cache_salt=tenant_salt(request.terms.tenant.cache_salt, request.terms.cache_salt),
         tenant=request.terms.tenant.name,
         weight=request.terms.tenant.weight,
         priority=request.terms.priority,
         timeout_ms=_left_ms(request.terms.deadline),
     )
-
-
-def tenant_salt(request: GenerationRequest) -> str:
-    """Whom `request` shares cached blocks with: those of the same salt. Nothing behind us knows tenants.
-
-    The only place that decides it: the salt of the API key stands in front of the request's own and with its
-    length, so that no request can spell another tenant's.
-    """
-    keys, own = request.terms.tenant.cache_salt, request.terms.cache_salt
-    return f"{len(keys)}:{keys}{own}" if keys or own else ""
 
 
 def check_prompt(prompt_ids: Sequence[int], max_tokens: int | None, limits: Limits) -> None:

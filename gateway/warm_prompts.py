@@ -6,7 +6,8 @@ A prompt a line, in UTF-8; empty lines do not count:
     {"messages": [{"role": "system", "content": "You are\\u2026"}]}       the beginning of a chat
     {"prompt": "Translate into French:", "cache_salt": "tenant-7"}    the beginning of a completion
 
-A chat is prefilled as far as all chats that begin with these messages have the same tokens.
+`cache_salt` is that of the requests which it is for, `key_salt` that of their API key, if it has one. A chat
+is prefilled as far as all chats that begin with these messages have the same tokens.
 """
 
 import json
@@ -18,6 +19,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from batchyard.errors import ConfigError, InvalidRequest
+from gateway.salts import tenant_salt
 from gateway.schema.chat import Message, Messages
 from gateway.schema.common import Strict
 from gateway.tokenizing import Tokenizer
@@ -32,6 +34,7 @@ class _Line(Strict):
     messages: Messages | None = None
     prompt: str | None = None
     cache_salt: str = ""
+    key_salt: str = ""
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
@@ -43,7 +46,8 @@ class _Line(Strict):
 def load_warm_prompts(path: Path, tokenizer: Tokenizer) -> list[WarmPrompt]:
     """Reads and tokenizes the file. Raises ConfigError: one line that names the line at fault."""
     try:
-        lines = path.expanduser().read_text("utf-8").splitlines()
+        # Editors mark UTF-8 files; and only line feeds end lines: JSON may hold what else Unicode calls one.
+        lines = path.expanduser().read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError(f"warm_prompts: cannot read {path}: {reason}") from error
@@ -56,13 +60,16 @@ def load_warm_prompts(path: Path, tokenizer: Tokenizer) -> list[WarmPrompt]:
             tokens = _tokens(line, tokenizer)
         except (ValueError, InvalidRequest) as error:
             raise ConfigError(f"warm_prompts: line {number} of {path}: {_complaint(error)}") from error
-        prompts.append(WarmPrompt(tokens=pack_i32(tokens), cache_salt=line.cache_salt))
+        salt = tenant_salt(line.key_salt, line.cache_salt)
+        prompts.append(WarmPrompt(tokens=pack_i32(tokens), cache_salt=salt))
     if not prompts:
         raise ConfigError(f"warm_prompts: there is no prompt in {path}")
     return prompts
 
 
 def _parse(text: str) -> _Line:
+    if text.startswith("["):
+        raise ValueError('a list is no prompt: write {"messages": [...]}')
     if not text.startswith("{"):
         return _Line(messages=[Message(role="system", content=text)])
     return _Line.model_validate(json.loads(text))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from batchyard.errors import InvalidRequest
 from gateway.errors import reply_to
 from gateway.keys.records import Tenant
-from gateway.submission import Limits, build_submit, check_prompt, tenant_salt
+from gateway.submission import Limits, build_submit, check_prompt
 from gateway.types import GenerationRequest, SamplingParams, Terms
 from protos.packing import unpack_f32, unpack_i32
 from protos.scheduling_pb2 import Submit
@@ -118,9 +118,9 @@ def test_what_just_fits_is_accepted() -> None:
 
 
 def salt(keys: str, own: str) -> str:
-    return tenant_salt(
-        GenerationRequest("", (1,), SamplingParams(), terms=Terms(Tenant(cache_salt=keys), cache_salt=own))
-    )
+    terms = Terms(Tenant(cache_salt=keys), cache_salt=own)
+    request = GenerationRequest("", (1,), SamplingParams(), terms=terms)
+    return build_submit(request, LIMITS, frozenset()).cache_salt
 
 
 def test_requests_without_any_salt_share_with_each_other() -> None:

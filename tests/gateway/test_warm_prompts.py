@@ -5,6 +5,7 @@ import pytest
 
 from batchyard.errors import ConfigError
 from gateway.link import SchedulerLink
+from gateway.salts import tenant_salt
 from gateway.warm_prompts import load_warm_prompts
 from protos.packing import pack_i32, unpack_i32
 from protos.scheduling_pb2 import WarmPrompt
@@ -40,7 +41,7 @@ def test_all_forms_in_one_file(read):
     prompts = read(
         "\n".join(
             [
-                json.dumps({"messages": chat, "cache_salt": "tenant"}),
+                json.dumps({"messages": chat, "cache_salt": "tenant", "key_salt": "acme"}),
                 json.dumps({"prompt": "def read_lines(path):"}),
                 json.dumps({"messages": [*chat, {"role": "assistant", "content": "Brown cow."}]}),
             ]
@@ -48,14 +49,21 @@ def test_all_forms_in_one_file(read):
     )
     tokenizer = tiny.byte_level()
     assert unpack_i32(prompts[0].tokens).tolist() == tokenizer.render_chat(chat)
-    assert [prompt.cache_salt for prompt in prompts] == ["tenant", "", ""]
+    # As those of the requests which they are for are made.
+    assert [prompt.cache_salt for prompt in prompts] == [tenant_salt("acme", "tenant"), "", ""]
     assert unpack_i32(prompts[1].tokens).tolist() == tokenizer.encode("def read_lines(path):")
     assert "Brown cow." in tokenizer.decode(unpack_i32(prompts[2].tokens))
+
+
+def test_only_line_feeds_end_lines_and_a_mark_of_utf_8_is_none_of_the_text(read):
+    (prompt,) = read("\ufeff" + json.dumps({"prompt": "a\u2028b"}, ensure_ascii=False) + "\r\n")
+    assert unpack_i32(prompt.tokens).tolist() == tiny.byte_level().encode("a\u2028b")
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ('[{"role": "system", "content": "b"}]', "line 1 of .*: a list is no prompt"),
         ("fine\n{not json", "line 2 of .*: not JSON"),
         ('{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}', "line 1 of .*: give either"),
         ('{"cache_salt": "a"}', "give either `messages` or `prompt`"),
