@@ -37,6 +37,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """max_tokens"""
     FINISH_REASON_FAILED: _FinishReason.ValueType  # 3
     """`error` says why"""
+    FINISH_REASON_TIMEOUT: _FinishReason.ValueType  # 4
+    """`timeout_ms` have passed"""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -47,6 +49,8 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens"""
 FINISH_REASON_FAILED: FinishReason.ValueType  # 3
 """`error` says why"""
+FINISH_REASON_TIMEOUT: FinishReason.ValueType  # 4
+"""`timeout_ms` have passed"""
 Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
 class _RefusalReason:
@@ -59,9 +63,11 @@ class _RefusalReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     REFUSAL_REASON_INVALID: _RefusalReason.ValueType  # 1
     """can never run: the request must change"""
     REFUSAL_REASON_OVERLOADED: _RefusalReason.ValueType  # 2
-    """not now"""
+    """not now: the server is full, or too slow for `timeout_ms`"""
     REFUSAL_REASON_UNAVAILABLE: _RefusalReason.ValueType  # 3
     """no worker"""
+    REFUSAL_REASON_OVER_SHARE: _RefusalReason.ValueType  # 4
+    """not now: the tenant has its share of the queue already"""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper): ...
 
@@ -69,9 +75,11 @@ REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
 REFUSAL_REASON_INVALID: RefusalReason.ValueType  # 1
 """can never run: the request must change"""
 REFUSAL_REASON_OVERLOADED: RefusalReason.ValueType  # 2
-"""not now"""
+"""not now: the server is full, or too slow for `timeout_ms`"""
 REFUSAL_REASON_UNAVAILABLE: RefusalReason.ValueType  # 3
 """no worker"""
+REFUSAL_REASON_OVER_SHARE: RefusalReason.ValueType  # 4
+"""not now: the tenant has its share of the queue already"""
 Global___RefusalReason: typing_extensions.TypeAlias = RefusalReason
 
 @typing.final
@@ -109,6 +117,10 @@ class Submit(google.protobuf.message.Message):
     SAMPLING_FIELD_NUMBER: builtins.int
     TRACEPARENT_FIELD_NUMBER: builtins.int
     CACHE_SALT_FIELD_NUMBER: builtins.int
+    TENANT_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    PRIORITY_FIELD_NUMBER: builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     """chosen by the gateway, never used twice on a stream"""
     request_id: builtins.str
@@ -123,6 +135,14 @@ class Submit(google.protobuf.message.Message):
     """W3C trace context, empty when the request is not traced"""
     cache_salt: builtins.str
     """requests share cached prefixes only under the same salt"""
+    tenant: builtins.str
+    """whose share it is charged to; empty is a tenant too"""
+    weight: builtins.float
+    """of the tenant beside others; 0 means 1"""
+    priority: builtins.int
+    """higher goes first, and may pause what is lower"""
+    timeout_ms: builtins.int
+    """from now to the last token; 0 for none"""
     @property
     def sampling(self) -> protos.sampling_pb2.Sampling: ...
     def __init__(
@@ -136,10 +156,14 @@ class Submit(google.protobuf.message.Message):
         sampling: protos.sampling_pb2.Sampling | None = ...,
         traceparent: builtins.str = ...,
         cache_salt: builtins.str = ...,
+        tenant: builtins.str = ...,
+        weight: builtins.float = ...,
+        priority: builtins.int = ...,
+        timeout_ms: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["sampling", b"sampling"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tokens", b"tokens", "traceparent", b"traceparent"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "priority", b"priority", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "weight", b"weight"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Submit: typing_extensions.TypeAlias = Submit
@@ -300,17 +324,21 @@ class Refused(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     reason: Global___RefusalReason.ValueType
     message: builtins.str
+    retry_after_ms: builtins.int
+    """when there will be room; 0 where waiting does not help"""
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         reason: Global___RefusalReason.ValueType = ...,
         message: builtins.str = ...,
+        retry_after_ms: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["id", b"id", "message", b"message", "reason", b"reason"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["id", b"id", "message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Refused: typing_extensions.TypeAlias = Refused
