@@ -94,6 +94,8 @@ class SchedulerSettings(Settings):
         300.0, gt=0, description="seconds until an unanswered step means a lost worker"
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
+    max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
+    max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
     redis: str | None = Field(None, description="Redis URL for the mirror of the prefix index")
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from scheduler.peak import PeakMemory
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
@@ -22,9 +23,10 @@ class Room:
 class Entrance:
     """Lets requests in by their order, but for those that wait for blocks to come from host memory."""
 
-    def __init__(self, rows: Rows, tiers: Tiers, *, caching: bool) -> None:
+    def __init__(self, rows: Rows, tiers: Tiers, memory: PeakMemory, *, caching: bool) -> None:
         self._rows = rows
         self._tiers = tiers
+        self._memory = memory
         self._caching = caching
         self._aside: dict[Request, int] = {}  # and the step whose loads they wait for
 
@@ -45,11 +47,11 @@ class Entrance:
         load = not request.loaded and self._tiers.worth_loading(prefix)
         return prefix if load or prefix.awaited else Prefix(prefix.head)
 
-    def next(self, waiting: WaitingQueue, running: int, step: int) -> Room | None:
+    def next(self, waiting: WaitingQueue, running: list[int], step: int) -> Room | None:
         """Takes the first request out of the queue that can have a row in `step`, the next one.
 
         Those whose beginning is on its way, or begins to be now, are set aside; a row is left for each.
-        `running`: how many rows may need a block soon.
+        `running`: rows that may need a block soon.
         """
         while self._rows.vacant > len(self._aside) and (request := waiting.peek()):
             looked_ns = time.time_ns()
@@ -58,8 +60,8 @@ class Entrance:
                 self._aside[waiting.pop()] = prefix.awaited
                 continue
             on_device = prefix.on_device
-            fresh = -(-len(request.tokens) // self._rows.block_size) - len(on_device)
-            if not self._fits(fresh, on_device, running) or not self._tiers.make_ready(fresh, on_device):
+            fresh = self._fresh(request, on_device)
+            if not (self._fits(request, on_device, running) and self._tiers.make_ready(fresh, on_device)):
                 return None
             waiting.pop()
             if not prefix.rest:
@@ -79,7 +81,16 @@ class Entrance:
         """`request`, which has no row, is over. False if it had not been set aside, but waits elsewhere."""
         return self._aside.pop(request, None) is not None
 
-    def _fits(self, fresh: int, on_device: list[int], running: int) -> bool:
-        """Whether there are blocks for a whole prompt, with one to spare for each row that runs."""
+    def has_room(self, request: Request, running: list[int], rows: int, blocks: int) -> bool:
+        """Whether there will be room for `request` once so many more rows and blocks have come back."""
+        vacant = self._rows.vacant + rows > len(self._aside)
+        return vacant and self._fits(request, self.find(request).on_device, running, blocks)
+
+    def _fresh(self, request: Request, on_device: list[int]) -> int:
+        return -(-len(request.tokens) // self._rows.block_size) - len(on_device)
+
+    def _fits(self, request: Request, on_device: list[int], running: list[int], coming: int = 0) -> bool:
+        """Whether there are blocks for a whole prompt, with one to spare for each row, now and later."""
         pool = self._tiers.pool
-        return fresh + pool.idle_among(on_device) + running <= pool.available
+        wanted = self._fresh(request, on_device) + pool.idle_among(on_device) + len(running)
+        return wanted <= pool.available + coming and self._memory.fits(request, on_device, running)

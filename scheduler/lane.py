@@ -16,6 +16,7 @@ from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
 from scheduler.load import Load
 from scheduler.pacing import Pacing
+from scheduler.peak import AnswerLengths
 from scheduler.promises import Promises
 from scheduler.queue import WaitingQueue
 from scheduler.remembering import Remembering
@@ -67,10 +68,12 @@ class Lane:
         on_change: Callable[[], None],
         take_back: Callable[[list[Request]], None],
         mirror: PrefixMirror | None,
+        waiting: WaitingQueue,
+        answers: AnswerLengths,
     ) -> None:
         """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
         self.address = transport.address
-        self.waiting = WaitingQueue()  # given to this worker, not yet in a row
+        self.waiting = waiting  # given to this worker, not yet in a row
         self.worker: WorkerDescription | None = None  # as it last described itself
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
@@ -84,6 +87,7 @@ class Lane:
         self._on_change = on_change
         self._take_back = take_back
         self._mirror = mirror
+        self._answers = answers
         self._connection: _Connection | None = None
 
     @property
@@ -106,14 +110,13 @@ class Lane:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
 
-    @property
-    def wants_requests(self) -> bool:
-        """Whether it should be given requests: it has work for fewer than WORK_AHEAD steps.
+    def wants(self, request: Request) -> bool:
+        """Whether it should be given `request`: fewer than WORK_AHEAD steps' work would go before it.
 
         Fewer would send a request elsewhere than to its prefix, more would commit it long before its turn.
         """
         batcher = self.batcher
-        return batcher is not None and self.waiting.work < WORK_AHEAD * batcher.budget
+        return batcher is not None and self.waiting.work_before(request) < WORK_AHEAD * batcher.budget
 
     def load_bound(self, request: Request, guess: int) -> Load:
         """As `load_for`, found faster, most so if `guess` tokens are uncached.
@@ -246,6 +249,7 @@ class Lane:
             caching=self._options.caching,
             admissions=self._admissions,
             num_host_blocks=worker.num_host_blocks,
+            answers=self._answers,
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
         self._connection = _Connection(

@@ -16,6 +16,7 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.metrics import serve_metrics
 from scheduler.service import SchedulerService
+from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 from scheduler.transport import GrpcTransport
 
@@ -33,7 +34,8 @@ async def run(settings: SchedulerSettings) -> None:
     transports = [GrpcTransport(address) for address in settings.worker_addresses]
     options = LaneOptions(settings.steps_in_flight, settings.step_timeout, settings.enable_prefix_caching)
     mirror = _mirror(settings.redis)
-    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror)
+    limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
+    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen)
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
     await server.start()

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler.core import Scheduler
+from scheduler.preemption import Cause
 
 
 class SchedulerCollector(Collector):
@@ -23,11 +24,7 @@ class SchedulerCollector(Collector):
         requests.add_metric(["waiting"], state.waiting)
         requests.add_metric(["running"], state.running)
         yield requests
-        preemptions = CounterMetricFamily(
-            "batchyard_preemptions", "requests that lost their row to older ones"
-        )
-        preemptions.add_metric([], self._scheduler.preemptions)
-        yield preemptions
+        yield from self._queue()
         blocks = GaugeMetricFamily("batchyard_kv_blocks", "KV blocks by state", labels=["worker", "state"])
         rows = GaugeMetricFamily("batchyard_rows", "rows in use", labels=["worker"])
         connected = GaugeMetricFamily("batchyard_worker_connected", "1 while connected", labels=["worker"])
@@ -47,6 +44,32 @@ class SchedulerCollector(Collector):
             away = GaugeMetricFamily("batchyard_mirror_away", "1 while Redis does not take what is written")
             away.add_metric([], mirror.away)
             yield from (lag, away)
+
+    def _queue(self) -> Iterator[Metric]:
+        scheduler = self._scheduler
+        preemptions = CounterMetricFamily(
+            "batchyard_preemptions", "requests that lost their row to others for a while", labels=["cause"]
+        )
+        for cause in Cause:
+            preemptions.add_metric([cause.value], scheduler.preempted_for[cause])
+        refused = CounterMetricFamily(
+            "batchyard_refused_requests", "requests that were not let into the queue", labels=["reason"]
+        )
+        for reason, count in scheduler.door.refused.items():
+            refused.add_metric([reason.removeprefix("REFUSAL_REASON_").lower()], count)
+        shed = CounterMetricFamily(
+            "batchyard_shed_requests", "requests that left the queue for a higher priority"
+        )
+        shed.add_metric([], scheduler.door.shed)
+        timeouts = CounterMetricFamily("batchyard_timeouts", "requests that ended at their deadline")
+        timeouts.add_metric([], scheduler.timeouts)
+        tokens = GaugeMetricFamily("batchyard_queue_tokens", "of requests that have not begun to run")
+        tokens.add_metric([], scheduler.door.size.tokens)
+        tenants = GaugeMetricFamily(
+            "batchyard_tenants", "tenants with requests, or with more than their share"
+        )
+        tenants.add_metric([], len(scheduler.tenants))
+        yield from (preemptions, refused, shed, timeouts, tokens, tenants)
 
     def _prefixes(self) -> Iterator[Metric]:
         prompts = CounterMetricFamily("batchyard_prompt_tokens", "of requests that began to run")

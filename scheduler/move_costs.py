@@ -32,6 +32,13 @@ class MoveCosts:
         """`num_blocks` were loaded in so many microseconds."""
         self._load_us = _mean(self._load_us, took_us / num_blocks)
 
+    @property
+    def load_share(self) -> float:
+        """What a token costs that is loaded, in tokens computed; 0 until both are known."""
+        if self._token_us is None or self._load_us is None:
+            return 0.0
+        return min(1.0, self._load_us / (self._block_size * self._token_us))
+
     def loading_pays(self, num_blocks: int) -> bool:
         """Whether to load `num_blocks` rather than to compute what they hold."""
         if self._token_us is None or self._load_us is None:
