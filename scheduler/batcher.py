@@ -112,6 +112,8 @@ class Batcher:
     def compose(self, waiting: WaitingQueue) -> Step | None:
         """The next step, or None when there is nothing to do or blocks must come back first."""
         self.entrance.return_arrived(waiting)
+        if head := waiting.peek():
+            self._make_way(head)
         preemptions = len(self._departures)
         grown = self._grow_decodes()
         if grown is None:
@@ -157,10 +159,11 @@ class Batcher:
         while budget > 0:
             head = waiting.peek() if admitting else None
             if head and not (prefilling and self._turn(self._request(prefilling[0])) <= self._turn(head)):
-                admitting = self._admit_next(waiting, batch)
-                if not admitting:
+                room = self.entrance.next(waiting, self.running, batch.step)
+                if room is None:
+                    admitting = False
                     continue
-                row = self._prefilling[-1]
+                row = self._admit(room, batch)
             elif prefilling:
                 row = prefilling.popleft()
             else:
@@ -169,32 +172,22 @@ class Batcher:
             budget -= chunks[-1][1]
         return chunks
 
-    def _admit_next(self, waiting: WaitingQueue, batch: StepBatch) -> bool:
-        """Gives a row to the next request in the queue that can have one; if none can, makes way for it."""
-        if room := self.entrance.next(waiting, self.running, batch.step):
-            row = self._admit(room, batch)
-            self._admissions.admitted(room.request, int(self.rows.computed[row]), room.looked_ns)
-            return True
-        if head := waiting.peek():
-            self._make_way(head)
-        return False
-
     def _make_way(self, head: Request) -> None:
-        """Pauses rows for `head` as far as it needs it and may ask for it."""
+        """Pauses rows for `head`, the first that waits, as far as it may ask for that."""
         lower = self._victims.for_priority(head, self.running)
-        while self._short_of_room(head):
-            if lower:
-                self._preempt(lower.pop(), Cause.PRIORITY)
-                continue
-            over_served = self._victims.for_fairness(head, self.running, self._decoding)
-            if over_served is None:
-                return
-            self._preempt(over_served, Cause.FAIRNESS)
+        while lower and not self._has_room(head, coming=True):
+            self._preempt(lower.pop(), Cause.PRIORITY)
+        # One a step, whatever is coming: what leaves of its own accord was not enough so far.
+        if self._victims.owe(head, self._decoding) and not self._has_room(head, coming=False):
+            row = self._victims.for_fairness(head, self.running)
+            if row is not None:
+                self._preempt(row, Cause.FAIRNESS)
 
-    def _short_of_room(self, head: Request) -> bool:
-        """Whether `head` has no room even when all have left that are leaving."""
-        coming = self.pool.fenced + self.tiers.in_motion
-        return not self.entrance.has_room(head, self.running, len(self._departures), coming)
+    def _has_room(self, head: Request, *, coming: bool) -> bool:
+        """Whether `head` fits; with what is `coming`, once all have left that are leaving."""
+        rows = len(self._departures) if coming else 0
+        blocks = self.pool.fenced + self.tiers.in_motion if coming else 0
+        return self.entrance.has_room(head, self.running, rows, blocks)
 
     def _take_chunk(self, row: int, budget: int) -> tuple[int, int]:
         rows = self.rows
@@ -252,6 +245,7 @@ class Batcher:
         request.row = row
         request.tenant.took_row()
         self._prefilling.append(row)
+        self._admissions.admitted(request, computed, room.looked_ns)
         batch.new_rows.append(
             NewRow(
                 row=row,

@@ -40,8 +40,8 @@ class Tenant:
 
     @property
     def served(self) -> float:
-        """Its counter without what is still to be used of it."""
-        return self.counter - self.credit / self.weight
+        """Tokens computed for it, by weight: its counter without what was charged in advance."""
+        return self.counter - (self.credit + LOOKAHEAD * self.rows) / self.weight
 
     def charge(self, tokens: float) -> None:
         """So many tokens are computed for it."""

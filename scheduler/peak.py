@@ -1,10 +1,11 @@
-"""Whether a request may start: an estimate of the most memory that it and those that run will ever need.
+"""Whether a request may start: an estimate of the most memory that all will need at once while it runs.
 
 After LightLLM's "Past-Future" scheduler (Gong et al., ASPLOS 2025). With requests sorted by what they still
 have to answer, longest first, the cache is fullest at the moment when one of them ends:
 
-    peak = max over i of  shared + (own_0 + ... + own_i) + remaining_i * (i + 1)
+    peak = max over i >= n of  shared + (own_0 + ... + own_i) + remaining_i * (i + 1)
 
+    n             the newcomer's place: what comes after its end it does not make any worse
     own_i         tokens in blocks that only request i uses
     remaining_i   tokens it is still expected to answer: what max_tokens leaves, or what QUANTILE of the
                   answers that were already that long went on to at most, whichever is less
@@ -65,10 +66,10 @@ class AnswerLengths:
 
 
 def peak(own: Counts, remaining: Counts) -> int:
-    """The most tokens that requests with `own` [n] tokens each will have at once; see above."""
-    order = np.argsort(-remaining)
+    """The most tokens that requests with `own` [n] tokens will have at once while the last of them runs."""
+    order = np.argsort(-remaining, kind="stable")
     totals = np.cumsum(own[order]) + remaining[order] * np.arange(1, len(order) + 1)
-    return int(totals.max(initial=0))
+    return int(totals[remaining[order] <= remaining[-1]].max())
 
 
 class PeakMemory:

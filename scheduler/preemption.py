@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from scheduler.fairness import LOOKAHEAD, Tenant
+from scheduler.fairness import Tenant
 from scheduler.request import Request
 from scheduler.rows import Rows
 
@@ -43,21 +43,26 @@ class Victims:
         lower: list[int] = every[self._rows.priority[every] < head.priority].tolist()
         return sorted(lower, key=self._dispensable)
 
-    def for_fairness(self, head: Request, running: Sequence[int], tenants: Iterable[Tenant]) -> int | None:
-        """The newest row of the one served most of `tenants`, if `head` is of one served far less."""
-        # Both as they will be once the row has changed hands, or it would soon change them again.
-        least = head.tenant.served + (LOOKAHEAD + self._debt) / head.tenant.weight
-        over = {tenant for tenant in tenants if tenant.served - LOOKAHEAD / tenant.weight > least}
-        if not over:
-            return None
-        rows = [
-            row
-            for row in running
-            if self._rows.priority[row] == head.priority and self._request(row).tenant in over
+    def owe(self, head: Request, tenants: Iterable[Tenant]) -> bool:
+        """Whether one of `tenants` must give a row to that of `head`."""
+        return any(self._owes(tenant, head.tenant) for tenant in tenants)
+
+    def for_fairness(self, head: Request, running: Sequence[int]) -> int | None:
+        """The newest row of the tenant that was served most, of those that must give one."""
+        owing = [
+            (request.tenant.served, request.arrival, row)
+            for row, request in zip(running, map(self._request, running), strict=True)
+            if request.priority == head.priority and self._owes(request.tenant, head.tenant)
         ]
-        return max(
-            rows, key=lambda row: (self._request(row).tenant.served, self._request(row).arrival), default=None
-        )
+        return max(owing)[2] if owing else None
+
+    def _owes(self, tenant: Tenant, other: Tenant) -> bool:
+        """Whether it was served far more, and would have no fewer rows when one has changed hands.
+
+        With equal rows debts are paid off, or grow no more: then it is for admission to even them out.
+        """
+        has_more_rows = (tenant.rows - 1) * other.weight >= (other.rows + 1) * tenant.weight
+        return has_more_rows and tenant.served - other.served > self._debt / other.weight
 
     def _dispensable(self, row: int) -> tuple[int, int]:
         return -int(self._rows.priority[row]), self._request(row).arrival
