@@ -101,28 +101,32 @@ def weights(seconds: float) -> None:
         print(f"| {weight:g} | {rate:,.0f} | {share:.2%} | {share * 7 / weight:.2%} |")
 
 
-async def with_priority(low: int, seconds: float, high: Kind) -> list[Asked]:
-    """The high class's requests beside so many low ones at once."""
+async def with_priority(low: int, seconds: float, high: Kind) -> tuple[list[Asked], float]:
+    """The high class's requests beside so many low ones at once, and tokens a second of these."""
     async with gather() as crowd:
         clients = asyncio.create_task(crowd.keep([(Kind(512, 256, "low"), low)]))
         await asyncio.sleep(10.0)
         await crowd.arrive(high, 1.0, seconds, 1, patient=False)
         clients.cancel()
         await asyncio.wait([clients])
-    return [asked for asked in crowd.asked if asked.kind is high]
+    rate = crowd.worker.between("low", 10.0, 10.0 + seconds) / seconds
+    return [asked for asked in crowd.asked if asked.kind is high], rate
 
 
 def priorities(seconds: float) -> None:
     """The third table."""
-    print("\n| high class, prompt | idle TTFT p50 | p99 | saturated p50 | p99 | p99, times idle |")
-    print("|--:|--:|--:|--:|--:|--:|")
+    print(
+        "\n| high class, prompt | idle TTFT p50 | p99 | saturated p50 | p99 | p99, times idle | low, tokens/s |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|")
     for prompt in (512, 2048, 8000):
         high = Kind(prompt, 32, "high", priority=10)
-        idle = [asked.ttft for asked in run(with_priority(0, seconds, high))]
-        busy = [asked.ttft for asked in run(with_priority(1000, seconds, high))]
-        (i50, i99), (b50, b99) = np.percentile(idle, [50, 99]), np.percentile(busy, [50, 99])
+        idle, _ = run(with_priority(0, seconds, high))
+        busy, low = run(with_priority(1000, seconds, high))
+        i50, i99 = np.percentile([asked.ttft for asked in idle], [50, 99])
+        b50, b99 = np.percentile([asked.ttft for asked in busy], [50, 99])
         cells = [f"{1000 * value:.1f} ms" for value in (i50, i99, b50, b99)]
-        print(f"| {prompt} | {' | '.join(cells)} | {b99 / i99:.2f} |", flush=True)
+        print(f"| {prompt} | {' | '.join(cells)} | {b99 / i99:.2f} | {low:,.0f} |", flush=True)
 
 
 async def offered(kind: Kind, rate: float, seconds: float, limits: QueueLimits, *, patient: bool) -> Crowd:
@@ -134,9 +138,9 @@ async def offered(kind: Kind, rate: float, seconds: float, limits: QueueLimits, 
 
 def overload(seconds: float) -> None:
     """The fourth table."""
-    kind = Kind(1024, 128)
-    full = run(saturate([(kind, 1000)], 30.0))
-    capacity = sum(asked.count for asked in full.asked if asked.first > 5) / 128 / 25
+    kind = Kind(1024, 128, varied=True)
+    full = run(saturate([(kind, 1000)], 40.0))
+    capacity = sum(10 < asked.last < 39 and asked.over.is_set() for asked in full.asked) / 29
     limits = QueueLimits(2048, int(2.0 * capacity * kind.prompt))
     print(f"\ncapacity {capacity:.1f} requests/s; {limits.tokens:,} tokens may wait; TTFT target {TTFT_S} s")
     print("\n| offered | goodput, requests/s | accepted | their TTFT p50 | p99 | let in when told to come |")

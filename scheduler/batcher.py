@@ -38,6 +38,7 @@ from scheduler.request import Request
 from scheduler.rows import Rows
 from scheduler.sharing import Sharing
 from scheduler.tiers import HitTokens, Tiers
+from scheduler.urgency import Urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ class Batcher:
         self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
         self._victims = Victims(rows, budget)
+        self._urgency = Urgency(rows.max_rows)
         self._decoding: dict[Tenant, int] = {}  # rows
         self._prefilling: list[int] = []
         self._freed: list[int] = []  # rows the worker must still be told of
@@ -155,22 +157,32 @@ class Batcher:
     ) -> list[tuple[int, int]]:
         """Chunks (row, tokens) of prompts: of rows in the middle of theirs, of requests that get a row."""
         chunks: list[tuple[int, int]] = []
+        given = 0
         prefilling = deque(sorted(self._prefilling, key=self._place))
-        while budget > 0:
-            head = waiting.peek() if admitting else None
-            if head and not (prefilling and self._turn(self._request(prefilling[0])) <= self._turn(head)):
-                room = self.entrance.next(waiting, self.running, batch.step)
+        while head := self._next_prompt(prefilling, waiting if admitting else None):
+            most = self._urgency.prompt_tokens(head.priority, batch.step, budget) - given
+            if most <= 0:  # for all who follow, too
+                break
+            if head.row is not None:
+                row = prefilling.popleft()
+            else:
+                spare = self._urgency.spare_rows(head.priority, batch.step)
+                room = self.entrance.next(waiting, self.running, batch.step, spare)
                 if room is None:
                     admitting = False
                     continue
                 row = self._admit(room, batch)
-            elif prefilling:
-                row = prefilling.popleft()
-            else:
-                break
-            chunks.append(self._take_chunk(row, budget))
-            budget -= chunks[-1][1]
+            chunks.append(self._take_chunk(row, most))
+            given += chunks[-1][1]
         return chunks
+
+    def _next_prompt(self, prefilling: deque[int], waiting: WaitingQueue | None) -> Request | None:
+        """The first of both; of equals, the one that has a row."""
+        row = self._request(prefilling[0]) if prefilling else None
+        head = waiting.peek() if waiting else None
+        if row and head:
+            return row if self._turn(row) <= self._turn(head) else head
+        return row or head
 
     def _make_way(self, head: Request) -> None:
         """Pauses rows for `head`, the first that waits, as far as it may ask for that."""
@@ -244,6 +256,7 @@ class Batcher:
         row = self.rows.take(request, blocks, computed)
         request.row = row
         request.tenant.took_row()
+        self._urgency.began(request.priority, batch.step)
         self._prefilling.append(row)
         self._admissions.admitted(request, computed, room.looked_ns)
         batch.new_rows.append(

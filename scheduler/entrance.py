@@ -47,13 +47,13 @@ class Entrance:
         load = not request.loaded and self._tiers.worth_loading(prefix)
         return prefix if load or prefix.awaited else Prefix(prefix.head)
 
-    def next(self, waiting: WaitingQueue, running: list[int], step: int) -> Room | None:
+    def next(self, waiting: WaitingQueue, running: list[int], step: int, spare: int) -> Room | None:
         """Takes the first request out of the queue that can have a row in `step`, the next one.
 
         Those whose beginning is on its way, or begins to be now, are set aside; a row is left for each.
-        `running`: rows that may need a block soon.
+        `running`: rows that may need a block soon; `spare`: how many must stay vacant.
         """
-        while self._rows.vacant > len(self._aside) and (request := waiting.peek()):
+        while self._rows.vacant > len(self._aside) + spare and (request := waiting.peek()):
             looked_ns = time.time_ns()
             prefix = self.find(request)
             if prefix.awaited:

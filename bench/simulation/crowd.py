@@ -28,7 +28,7 @@ BOUNDLESS = QueueLimits(1 << 30, 1 << 50)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kind:
-    """Requests that differ in nothing but their tokens: `prompt` and `output` are lengths."""
+    """Requests alike but for their tokens. `prompt` and `output` are lengths, the second a mean if `varied`."""
 
     prompt: int
     output: int
@@ -36,6 +36,7 @@ class Kind:
     weight: float = 1.0
     priority: int = 0
     timeout_ms: int = 0
+    varied: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -98,18 +99,20 @@ class Crowd:
         self.asked: list[Asked] = []
         self._session = scheduler.sessions.open()
         self._tokens = 0
+        self._chance = random.Random(0)
 
     def ask(self, kind: Kind, again: Asked | None = None) -> Asked:
         """Submits a request, the same as `again` or a new one."""
         tokens = again.tokens if again else self._fresh(kind.prompt)
         asked = Asked(kind, asyncio.get_running_loop().time(), tokens)
         self.asked.append(asked)
+        spread = min(4.0, self._chance.expovariate(1.0)) if kind.varied else 1.0
         submit = Submit(
             id=len(self.asked) - 1,
             request_id=kind.tenant,
             tokens=pack_i32(tokens),
             prompt_len=kind.prompt,
-            max_tokens=kind.output,
+            max_tokens=max(1, round(spread * kind.output)),
             sampling=Sampling(temperature=1.0),
             tenant=kind.tenant,
             weight=kind.weight,
