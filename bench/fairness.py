@@ -115,9 +115,7 @@ async def with_priority(low: int, seconds: float, high: Kind) -> tuple[list[Aske
 
 def priorities(seconds: float) -> None:
     """The third table."""
-    print(
-        "\n| high class, prompt | idle TTFT p50 | p99 | saturated p50 | p99 | p99, times idle | low, tokens/s |"
-    )
+    print("\n| high class, prompt | idle TTFT p50 | p99 | saturated p50 | p99 | times idle | low, tokens/s |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
     for prompt in (512, 2048, 8000):
         high = Kind(prompt, 32, "high", priority=10)

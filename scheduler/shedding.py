@@ -8,8 +8,8 @@ Counted are requests that have not begun to run. One is refused, at once,
     share of the queue          So one tenant alone gets most of the queue, and there is room for one more
 
 An empty queue takes anything. A full one lets the newest requests of the lowest priority go for one of a
-higher. Retry-After is the time in which enough of those before will have begun to run, tickets included
-(`Tickets`).
+higher. Retry-After is the time in which enough of those before will have begun to run, at the rate measured,
+but after everybody else who was told to come back (`Tickets`).
 """
 
 from collections.abc import Callable
@@ -97,8 +97,9 @@ class Door:
         self.refused[name] = self.refused.get(name, 0) + 1
         if due:  # it has been told already, and did not wait
             return Refusal(refusal.reason, refusal.message, due)
-        self.tickets.give(key or _key_of(submit), size, now + refusal.retry_after_s)
-        return refusal
+        earliest = now + refusal.retry_after_s
+        due = self.tickets.give(key or _key_of(submit), size, earliest, self.rate.seconds_for(size))
+        return Refusal(refusal.reason, refusal.message, due - now)
 
     def to_shed(self, submit: Submit) -> list[Request]:
         """Requests that should go so that `submit`, of a higher priority, can join; none if it is no use."""
@@ -174,7 +175,7 @@ class Door:
         reserved = Size(min(reserved.requests, half.requests), min(reserved.tokens, half.tokens))
         wanted = self._size.plus(size).plus(reserved)
         if not wanted.within(self._limits):
-            return self._full(self._size.plus(size).plus(self.tickets.promised).minus(self._limits))
+            return self._full(wanted.minus(self._limits))
         share = self._limits.minus(wanted).times(SHARE * (submit.weight or 1.0))
         own = self._by_tenant.get(submit.tenant, Size())
         if not own.requests or own.plus(size).within(share):

@@ -15,6 +15,7 @@ from scheduler.drain import Size
 
 GRACE = 5.0  # seconds
 _MOST = 1 << 16  # tickets
+_MARGIN = 1.1  # more time for each than it should take
 _WEIGHT = 0.02  # of the newest in the share that comes back
 
 Key = tuple[str, bytes]
@@ -38,20 +39,15 @@ class Tickets:
         self._future: list[tuple[float, int, _Ticket]] = []
         self._due: list[tuple[float, int, _Ticket]] = []  # by when they lapse
         self._numbers = 0
-        self._promised = Size()
+        self._horizon = 0.0  # until then all that comes free is promised
         self._reserved = Size()
 
     def __len__(self) -> int:
         return len(self._known)
 
     @property
-    def promised(self) -> Size:
-        """What may still be claimed, now or later, as far as it is expected to be."""
-        return self._promised.times(self.returning)
-
-    @property
     def reserved(self) -> Size:
-        """Of that, what may be claimed now."""
+        """What may be claimed now, as far as it is expected to be."""
         return self._reserved.times(self.returning)
 
     def advance(self, now: float) -> None:
@@ -73,16 +69,22 @@ class Tickets:
         ticket = self._known.get(key)
         return max(0.0, ticket.due - now) if ticket else None
 
-    def give(self, key: Key, size: Size, due: float) -> None:
-        """Room for `size` is kept for `key` from `due` on, and no more from when it was told before."""
+    def give(self, key: Key, size: Size, earliest: float, seconds: float) -> float:
+        """When room for `size`, which takes `seconds` to come free, is kept for `key`: not before `earliest`.
+
+        What it was told before counts no more.
+        """
         if ticket := self._known.get(key):
             self._take(ticket)
+        due = max(earliest, self._horizon)
         if len(self._known) >= _MOST:
-            return
+            return due
+        # One after another: computed anew from all that is promised, a rate that varies would heap them up.
+        self._horizon = due + _MARGIN * self.returning * seconds
         self._numbers += 1
         ticket = self._known[key] = _Ticket(key, due, size)
-        self._promised = self._promised.plus(size)
         heapq.heappush(self._future, (due, self._numbers, ticket))
+        return due
 
     def claim(self, key: Key) -> None:
         """The request of `key` is here, if it has a ticket."""
@@ -93,6 +95,5 @@ class Tickets:
     def _take(self, ticket: _Ticket) -> None:
         ticket.over = True
         del self._known[ticket.key]
-        self._promised = self._promised.minus(ticket.size)
         if ticket.is_due:
             self._reserved = self._reserved.minus(ticket.size)

@@ -28,7 +28,7 @@ BOUNDLESS = QueueLimits(1 << 30, 1 << 50)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Kind:
-    """Requests alike but for their tokens. `prompt` and `output` are lengths, the second a mean if `varied`."""
+    """Requests alike but for their tokens. `prompt`, `output` are lengths, the latter a mean if `varied`."""
 
     prompt: int
     output: int
