@@ -99,5 +99,7 @@ class PeakMemory:
         most = np.append(limit - known, request.limit - length)
         fresh = -(-length // size) - len(cached)
         own = np.append(own, fresh * size)
-        needed = shared + peak(own, self.answers.remaining(answered, most))
+        remaining = self.answers.remaining(answered, most)
+        remaining += -remaining % size  # memory comes in blocks
+        needed = shared + peak(own, remaining)
         return needed <= self._pool.num_blocks * size

@@ -42,8 +42,7 @@ class _Class:
         while self._turns:
             counter, arrival, tenant = self._turns[0]
             flow = self.flows[tenant]
-            while flow and flow[0][1].cancelled:
-                heapq.heappop(flow)
+            _drop_cancelled(flow)
             if not flow:
                 heapq.heappop(self._turns)
                 del self.flows[tenant], self._work_of[tenant]
@@ -64,10 +63,15 @@ class _Class:
         self._work_of[request.tenant] -= request.work
 
     def oldest(self) -> Request | None:
-        """Looks at every tenant."""
-        fronts = [flow[0] for flow in self.flows.values() if flow]
-        living = [front for front in fronts if not front[1].cancelled]
-        return min(living)[1] if living else None
+        """The one that came first. Looks at every tenant."""
+        for flow in self.flows.values():
+            _drop_cancelled(flow)
+        return min((flow[0] for flow in self.flows.values() if flow), default=(0, None))[1]
+
+
+def _drop_cancelled(flow: list[tuple[int, Request]]) -> None:
+    while flow and flow[0][1].cancelled:
+        heapq.heappop(flow)
 
 
 class WaitingQueue:
@@ -158,10 +162,6 @@ class WaitingQueue:
         if not patient:
             return
         request = min(patient, key=lambda request: request.arrival)
-        # Its tenant's oldest there, so it is at the front, but perhaps behind cancelled ones.
-        level = self._classes[request.priority]
-        while level.flows[request.tenant][0][1] is not request:
-            heapq.heappop(level.flows[request.tenant])
-        level.pop(request)
+        self._classes[request.priority].pop(request)
         request.priority = self._order[0]
         self._insert(request)

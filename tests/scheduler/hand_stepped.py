@@ -31,7 +31,7 @@ class Bench:
         self.lengths = AnswerLengths()
         for _ in range(400):  # so answers are taken to be short, and rows are preempted when they are not
             self.lengths.observe(1)
-        self.waiting = WaitingQueue(self.tenants)
+        self.waiting = WaitingQueue(self.tenants, lambda: 0.0)
         self.depth = depth
         self.ids = itertools.count()
         self.hits = {}
