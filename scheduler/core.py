@@ -64,7 +64,7 @@ class Scheduler:
         self.timeouts = 0
         self.prompt_tokens = 0  # of requests that got a row
         self.hit_tokens = 0  # of these, found in the cache
-        answers = AnswerLengths()
+        self.answers = AnswerLengths()
         self.lanes = [
             Lane(
                 transport,
@@ -75,7 +75,7 @@ class Scheduler:
                 self._take_back,
                 mirror,
                 WaitingQueue(self.tenants, clock),
-                answers,
+                self.answers,
             )
             for transport in transports
         ]
@@ -222,7 +222,7 @@ class Scheduler:
             traceparent=submit.traceparent if is_sampled(parent) else "",
             parent=parent,
             arrival=next(self._arrivals),
-            tenant=self.tenants.arriving(submit.tenant, submit.weight or 1.0),
+            tenant=self.tenants.arriving(submit.tenant, submit.weight),
             priority=submit.priority,
             arrived=now,
             deadline=now + submit.timeout_ms / 1000 if submit.timeout_ms else math.inf,

@@ -17,6 +17,7 @@ entry seen at the front whose tenant has moved on sinks to its place.
 """
 
 import heapq
+import math
 from dataclasses import dataclass
 
 LOOKAHEAD = 64.0  # tokens that each row of a tenant counts in advance
@@ -74,11 +75,14 @@ class Tenants:
         return len(self._known)
 
     def arriving(self, name: str, weight: float) -> Tenant:
-        """The tenant whose request comes in now, lifted if none of its own waits. `weight` holds from now."""
+        """The tenant whose request comes in now, lifted if none of its own waits.
+
+        `weight` holds from now; what is no positive number counts as 1.
+        """
         if (tenant := self._known.get(name)) is None:
             self._sweep()
             tenant = self._known[name] = Tenant(name)
-        tenant.weight = weight
+        tenant.weight = weight if 0 < weight < math.inf else 1.0
         if not tenant.waiting:
             tenant.counter = max(tenant.counter, self._least_waiting())
         return tenant

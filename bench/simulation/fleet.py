@@ -20,6 +20,7 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
 from scheduler.session import Session
+from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 
 
@@ -75,7 +76,14 @@ async def _play(
 ) -> Outcome:
     options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
     transports = [SimulatedTransport(worker) for worker in workers]
-    scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()), placement=placement)
+    scheduler = Scheduler(
+        transports,
+        options,
+        RequestSpans(NoOpTracer()),
+        placement=placement,
+        limits=QueueLimits(1 << 30, 1 << 50),
+        clock=asyncio.get_running_loop().time,
+    )
     serving = asyncio.create_task(scheduler.run())
     while not all(lane.connected for lane in scheduler.lanes):
         await asyncio.sleep(0.001)
