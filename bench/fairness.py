@@ -118,7 +118,7 @@ def priorities(seconds: float) -> None:
     print("\n| high class, prompt | idle TTFT p50 | p99 | saturated p50 | p99 | times idle | low, tokens/s |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
     for prompt in (512, 2048, 8000):
-        high = Kind(prompt, 32, "high", priority=10)
+        high = Kind(prompt, 32, "high", priority=-10)
         idle, _ = run(with_priority(0, seconds, high))
         busy, low = run(with_priority(1000, seconds, high))
         i50, i99 = np.percentile([asked.ttft for asked in idle], [50, 99])

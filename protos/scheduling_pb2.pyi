@@ -136,13 +136,13 @@ class Submit(google.protobuf.message.Message):
     cache_salt: builtins.str
     """requests share cached prefixes only under the same salt"""
     tenant: builtins.str
-    """whose share it is charged to; empty is a tenant too"""
+    """whose request it is: a name, empty where there are no tenants"""
     weight: builtins.float
-    """of the tenant beside others; 0 means 1"""
+    """the tenant's share of what all tenants want; 0 is the default, 1"""
     priority: builtins.int
-    """higher goes first, and may pause what is lower"""
+    """lower is more urgent, as in vLLM; 0 is the default"""
     timeout_ms: builtins.int
-    """from now to the last token; 0 for none"""
+    """for the whole request, from its arrival here; 0 for none"""
     @property
     def sampling(self) -> protos.sampling_pb2.Sampling: ...
     def __init__(

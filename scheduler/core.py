@@ -223,7 +223,7 @@ class Scheduler:
             parent=parent,
             arrival=next(self._arrivals),
             tenant=self.tenants.arriving(submit.tenant, submit.weight),
-            priority=submit.priority,
+            priority=-submit.priority,
             arrived=now,
             deadline=now + submit.timeout_ms / 1000 if submit.timeout_ms else math.inf,
         )

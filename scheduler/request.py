@@ -30,7 +30,7 @@ class Request:
     arrival      orders the queue: a request that lost its row comes back to its old place
     arrived      when it came, and
     deadline     when it ends, done or not, by the scheduler's clock in seconds
-    priority     higher goes first
+    priority     higher goes first, in here: what a submit says is lower for the more urgent
     paid         leading tokens that its tenant has been charged for: what is computed again costs no more
     work         tokens to compute before it decodes, where it was sent; all of them while that is open
     """

@@ -105,7 +105,7 @@ class Door:
         """Requests that should go so that `submit`, of a higher priority, can join; none if it is no use."""
         excess = self._size.plus(Size(1, len(submit.tokens) // 4)).minus(self._limits)
         shed: list[Request] = []
-        for priority in sorted(level for level in self._by_priority if level < submit.priority):
+        for priority in sorted(level for level in self._by_priority if level < -submit.priority):
             for request in reversed(self._by_priority[priority].requests):
                 if excess.within(Size()):
                     return shed
@@ -151,7 +151,7 @@ class Door:
             return None
         before = Size()
         for priority, level in self._by_priority.items():
-            if priority >= submit.priority:
+            if priority >= -submit.priority:
                 before = before.plus(level.size)
         wait, timeout = self.rate.seconds_for(before), submit.timeout_ms / 1000
         if wait <= timeout:

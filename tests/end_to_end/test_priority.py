@@ -36,7 +36,7 @@ async def test_victims_get_the_very_same_tokens(tmp_path):
         client = Client(asked.scheduler)
         ask(client, prompts[:4], 0, tenant="low")
         await client.until(lambda: len(client.tokens[0]) > 10, seconds=60)
-        ask(client, prompts[4:], 4, tenant="high", priority=5)
+        ask(client, prompts[4:], 4, tenant="high", priority=-5)
         await client.until(lambda: len(client.finished) == len(prompts), seconds=60)
         assert client.tokens == calm.tokens
         assert asked.scheduler.preempted_for[Cause.PRIORITY] > 0

@@ -112,8 +112,8 @@ async def test_the_newest_of_the_lowest_priority_gives_way():
         await client.until(lambda: client.tokens[0])
         transports[0].stream.hold()
         for n in range(1, 5):
-            client.submit(n, [n], 2, tenant=str(n), priority=n % 2)
-        client.submit(5, [5], 2, priority=2)
+            client.submit(n, [n], 2, tenant=str(n), priority=-(n % 2))
+        client.submit(5, [5], 2, priority=-2)
         assert scheduler.door.shed == 1
         transports[0].stream.go_on()
         await client.all_finished()
@@ -178,7 +178,7 @@ def test_what_would_come_too_late_is_refused():
         client.enter(n)
     assert client.refusal(100, timeout_ms=1000).reason == REFUSAL_REASON_OVERLOADED
     assert client.refusal(101, timeout_ms=60_000) is None
-    assert client.refusal(102, timeout_ms=1000, priority=1) is None  # nobody goes before it
+    assert client.refusal(102, timeout_ms=1000, priority=-1) is None  # nobody goes before it
 
 
 class _Asker:
