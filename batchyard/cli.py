@@ -36,6 +36,8 @@ COMMANDS = {
     "worker": Command("gpu_worker.main", WorkerSettings),
 }
 
+_KEYS = "keys"
+
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command in `argv` and ends the process: 0 done, 1 crashed, 2 the user's error, 130 Ctrl-C."""
@@ -57,10 +59,14 @@ def _run(argv: list[str]) -> int:
     if name == "--version":
         print(f"batchyard {metadata.version('batchyard')}")
         return 0
+    if name == _KEYS:
+        # Not a process: it has actions and names where the others have settings.
+        import_module("gateway.keys.command").main(rest)
+        return 0
     if name not in COMMANDS:
         from batchyard.flags import hint
 
-        raise ConfigError(f"{name!r} is not a command{hint(name, COMMANDS)} (see batchyard --help)")
+        raise ConfigError(f"{name!r} is not a command{hint(name, [*COMMANDS, _KEYS])} (see batchyard --help)")
     return _run_command(name, rest)
 
 
@@ -96,6 +102,7 @@ def _user_error(error: BaseException) -> UserError | None:
 
 def _help() -> str:
     lines = [f"  {name:<10} {command.settings.__doc__}" for name, command in COMMANDS.items()]
+    lines.append(f"  {_KEYS:<10} API keys: add, list, revoke (see batchyard {_KEYS} --help).")
     return "\n".join(
         [
             "usage: batchyard COMMAND [--setting value ...]",

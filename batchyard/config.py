@@ -82,7 +82,15 @@ class WorkerSettings(ModelSettings):
         return self
 
 
-class SchedulerSettings(Settings):
+class RedisSettings(Settings):
+    """What schedulers and gateways share; nothing depends on it."""
+
+    redis: str | None = Field(
+        None, description="Redis URL: mirror of the prefix index, limits of all gateways together"
+    )
+
+
+class SchedulerSettings(RedisSettings):
     """The process that steps every worker. Capacities are the workers' own; it asks them."""
 
     scheduler_listen: str = Field("127.0.0.1:50051", description="gRPC address to serve gateways on")
@@ -94,12 +102,16 @@ class SchedulerSettings(Settings):
         300.0, gt=0, description="seconds until an unanswered step means a lost worker"
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
+    calm_chunk_tokens: int = Field(
+        0,
+        ge=0,
+        description="prompt tokens in a step where others decode, more only if many wait; 0: no such limit",
+    )
     max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
     max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
-    redis: str | None = Field(None, description="Redis URL for the mirror of the prefix index")
 
 
-class GatewaySettings(ModelSettings):
+class GatewaySettings(ModelSettings, RedisSettings):
     """The process that speaks to clients."""
 
     host: str = Field("127.0.0.1", description="address to serve REST and gRPC on")
@@ -108,7 +120,27 @@ class GatewaySettings(ModelSettings):
     share_port: bool = Field(False, description="let several gateways listen on the same ports")
     served_model_name: str | None = Field(None, description="name in the API; default: as --model")
     api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
+    api_keys: str | None = Field(
+        None,
+        description="file or Redis URL of the keys that `batchyard keys` gives out, with their limits",
+    )
+    gateway_count: Positive = Field(
+        1,
+        description="gateways: without Redis each grants its share of a key's limits",
+    )
+    default_max_tokens: Positive | None = Field(
+        None,
+        description="tokens of an answer that has no max_tokens; default: what the context has left",
+    )
+    max_answer_tokens: Positive | None = Field(None, description="tokens an answer may have, whoever asks")
+    max_prompt_tokens: Positive | None = Field(None, description="tokens a prompt may have, whoever asks")
+    client_timeout: float = Field(
+        60.0, gt=0, description="seconds in which a client must send its request, and read on"
+    )
     scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
+    warm_prompts: str | None = Field(
+        None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
+    )
 
 
 class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):

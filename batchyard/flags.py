@@ -15,7 +15,15 @@ TRUE, FALSE = "true", "false"
 
 # `batchyard serve` wires its processes itself: to offer these flags there would be to ignore them.
 _WIRED_BY_SERVE = frozenset(
-    {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address", "share_port"}
+    {
+        "listen",
+        "worker_id",
+        "worker_addresses",
+        "scheduler_listen",
+        "scheduler_address",
+        "share_port",
+        "gateway_count",
+    }
 )
 
 

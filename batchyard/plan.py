@@ -94,7 +94,11 @@ def _scheduler(settings: ServeSettings, run_dir: Path, environ: Mapping[str, str
 def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
     several = settings.gateways > 1
     mine = _narrow(
-        settings, GatewaySettings, share_port=several, scheduler_address=_socket(run_dir, "scheduler")
+        settings,
+        GatewaySettings,
+        share_port=several,
+        gateway_count=settings.gateways,
+        scheduler_address=_socket(run_dir, "scheduler"),
     )
     env = _environment(environ, mine)
     if several:

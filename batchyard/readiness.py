@@ -14,7 +14,7 @@ def ready_line(settings: ServeSettings) -> str:
     model = settings.served_model_name or settings.model
     question = {"role": "user", "content": "What does os.path.join do?"}
     body = json.dumps({"model": model, "messages": [question]}, separators=(",", ":"))
-    key = '-H "Authorization: Bearer $BATCHYARD_API_KEY" ' if settings.api_key else ""
+    key = '-H "Authorization: Bearer $BATCHYARD_API_KEY" ' if settings.api_key or settings.api_keys else ""
     headers = f"-H 'Content-Type: application/json' {key}"
     curl = f"curl -s {url}/v1/chat/completions {headers}-d {shlex.quote(body)}"
     return f"Batchyard is ready: {url} (model {model})  try: {curl}"

@@ -31,7 +31,7 @@ class Decode:
 
 async def tokens_per_second(transport: Transport, decode: Decode, steps_in_flight: int = 2) -> float:
     """From the moment all rows decode to the last token. Raises TimeoutError."""
-    options = LaneOptions(steps_in_flight, decode.timeout, caching=True)
+    options = LaneOptions(steps_in_flight, decode.timeout, caching=True, calm_chunk_tokens=0)
     scheduler = Scheduler([transport], options, RequestSpans(NoOpTracer()))
     running = asyncio.create_task(scheduler.run())
     session = scheduler.sessions.open()

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from batchyard.config import WorkerSettings
 from batchyard.errors import WorkerLost
 from gpu_worker import engine
-from gpu_worker.engine import StepEngine, single_thread
+from gpu_worker.engine import StepEngine
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.rows import RowTable
 from gpu_worker.startup import start_runner
+from gpu_worker.threads import single_thread
 from protos.packing import pack_u32
 from protos.step_pb2 import StepBatch, StepResult, WorkerDescription
 
@@ -63,7 +64,8 @@ async def worker_in_process(settings: WorkerSettings) -> AsyncIterator[InProcess
     step_thread = single_thread("steps")
     try:
         loading = step_thread.submit(start_runner, settings, lambda: None)
-        runner, description = await asyncio.wrap_future(loading)
+        started = await asyncio.wrap_future(loading)
+        runner, description = started.runner, started.description
         engine = StepEngine(runner, [WorkerMetrics(description.num_blocks)], step_thread)
         try:
             yield InProcessTransport(engine, description, runner.rows)

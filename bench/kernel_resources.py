@@ -20,6 +20,7 @@ from gpu_worker.kernels.device_traits import DeviceTraits
 from gpu_worker.kernels.gather_keys import gather_keys_kernel
 from gpu_worker.kernels.launch_shapes import (
     MAX_SEGMENTS,
+    SHARED_SEGMENTS,
     SWIGLU_BLOCK,
     chunk_tile,
     decode_tile,
@@ -27,6 +28,7 @@ from gpu_worker.kernels.launch_shapes import (
     min_segment_tiles,
     next_power_of_two,
     row_tile,
+    shared_tile,
 )
 from gpu_worker.kernels.matmul import matmul_kernel
 from gpu_worker.kernels.prefill_attention import prefill_attention_kernel
@@ -43,6 +45,7 @@ from gpu_worker.kernels.sample import (
     scan_kernel,
     weigh_kernel,
 )
+from gpu_worker.kernels.shared_attention import shared_attention_kernel
 from gpu_worker.kernels.swiglu import swiglu_kernel
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM, BLOCK_SIZE = 4096, 14336, 32, 8, 128, 16
@@ -60,8 +63,9 @@ OPTIONS = H200.launch_options
 SCALARS = {"first_seq": "i32", "end_seq": "i32", "window": "i32", "scale": "fp32", "eps": "fp32"}
 SCALARS |= dict.fromkeys(("num_rows", "num_keys", "first_token", "num_segments", "table_stride"), "i32")
 INTEGERS = dict.fromkeys(("block_tables", "query_start", "seq_lens", "positions"), "*i32")
+INTEGERS |= dict.fromkeys(("members", "group_tokens", "num_groups", "shared_tokens"), "*i32")
 INTEGERS |= dict.fromkeys(("arrivals", "blocks", "key_starts", "counts", "slots"), "*i32")
-FLOATS = {"cos_sin": "*fp32", "log_sums": "*fp32", "parts": "*fp32"}
+FLOATS = dict.fromkeys(("cos_sin", "log_sums", "parts", "shared_parts", "shared_log_sums"), "*fp32")
 Constants = dict[str, int | bool | None]
 TYPES = {**SCALARS, **INTEGERS, **FLOATS}
 
@@ -110,9 +114,19 @@ def decode_variant(name: str, windowed: bool, split: bool) -> Variant:
     tile = decode_tile(HEADS // KV_HEADS, HEAD_DIM, 2)
     constants: Constants = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "HEAD_DIM": HEAD_DIM}
     constants |= {"BLOCK_SIZE": BLOCK_SIZE, "WINDOWED": windowed, "SPLIT": split, "NORM": False}
+    constants |= {"SHARED": SHARED_SEGMENTS if split else 0}
     constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_D": tile.block_d}
     constants |= {"GROUP_ROWS": HEADS // KV_HEADS, "MIN_TILES": min_segment_tiles(tile)}
     return Variant(name, decode_attention_kernel, constants, tile.num_warps, tile.num_stages)
+
+
+def shared_variant() -> Variant:
+    tile = shared_tile(HEADS // KV_HEADS, HEAD_DIM, 2)
+    constants: Constants = {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "HEAD_DIM": HEAD_DIM}
+    constants |= {"BLOCK_SIZE": BLOCK_SIZE, "GROUP_ROWS": HEADS // KV_HEADS, "MEMBERS": tile.block_q}
+    constants |= {"BLOCK_M": tile.block_m, "BLOCK_N": tile.block_n, "BLOCK_D": tile.block_d}
+    constants |= {"MIN_TILES": min_segment_tiles(tile), "PROGRAMS": 2 * H200.multiprocessors, "NORM": False}
+    return Variant("shared", shared_attention_kernel, constants, tile.num_warps, tile.num_stages)
 
 
 def prefill_variant(name: str, windowed: bool, split: bool) -> Variant:
@@ -186,6 +200,7 @@ def variants() -> list[Variant]:
         decode_variant("decode", windowed=False, split=False),
         decode_variant("decode split", windowed=False, split=True),
         decode_variant("decode split windowed", windowed=True, split=True),
+        shared_variant(),
         prefill_variant("prefill", windowed=False, split=False),
         prefill_variant("prefill split", windowed=False, split=True),
         prefill_variant("prefill windowed", windowed=True, split=False),

@@ -8,12 +8,14 @@ requests, blocks, steps, placement and hashing are the scheduler's own. Two tabl
     goodput   share of requests within both limits, TTFT and mean ITL (time from token to token) of the
               request, for ways to choose a worker; a request that is refused misses
 
-The host tier is modelled as more GPU cache: nothing is charged for bringing blocks back from it.
+Without --gpu-tokens all cache is the GPUs'. With it each worker's GPU has so much of it and host memory the
+rest: blocks move at 50 GB/s in each direction, beside the steps, which they do not slow down.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from bench.simulation.worker import SimulatedWorker
 from scheduler.placement import LeastCost, Placement
 
 TTFT_S, ITL_S = 2.0, 0.025
+BLOCK_SIZE = 16  # tokens
 SIZES = (200_000, 1_000_000, 3_000_000, 10_000_000)  # tokens
 PLACEMENTS: Mapping[str, Callable[[], Placement]] = {
     "Batchyard": LeastCost,
@@ -35,38 +38,48 @@ PLACEMENTS: Mapping[str, Callable[[], Placement]] = {
 }
 
 
-def fleet(workers: int, tokens: int) -> list[SimulatedWorker]:
-    """`workers` with caches of so many tokens together."""
-    return [SimulatedWorker(f"worker-{n}", tokens // workers // 16) for n in range(workers)]
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Of so many workers, with at most `gpu_tokens` of each one's cache on its GPU; None: all of it."""
+
+    workers: int
+    gpu_tokens: int | None = None
+
+    def made(self, tokens: int) -> list[SimulatedWorker]:
+        """With caches of so many tokens together."""
+        blocks = tokens // self.workers // BLOCK_SIZE
+        on_gpu = min(blocks, self.gpu_tokens // BLOCK_SIZE) if self.gpu_tokens else blocks
+        names = (f"worker-{n}" for n in range(self.workers))
+        return [SimulatedWorker(name, on_gpu, num_host_blocks=blocks - on_gpu) for name in names]
 
 
-def show_hits(path: Path, workers: int, pace: float, most: int | None) -> None:
+def show_hits(arrivals: Sequence[trace.Arrival], fleet: Fleet) -> None:
     """Prints the first table."""
-    print(f"\n| cache, tokens in all | ideal LRU | Batchyard, {workers} workers | points apart | seconds |")
+    print(f"\n| cache, tokens in all | ideal LRU | {fleet.workers} workers | points apart | seconds |")
     print("|--:|--:|--:|--:|--:|")
-    arrivals = trace.read(path, pace, most)
     for size in SIZES:
         started = time.perf_counter()
-        outcome = play(arrivals, fleet(workers, size), LeastCost())
+        outcome = play(arrivals, fleet.made(size), LeastCost())
         ideal = trace.ideal_hit_rate(arrivals, size)
         found, took = outcome.hit_rate, time.perf_counter() - started
         row = f"| {size:,} | {ideal:.1%} | {found:.1%} | {100 * (found - ideal):+.1f} | {took:.0f} |"
         print(row, flush=True)
 
 
-def show_goodput(path: Path, workers: int, pace: float, most: int | None, tokens: int) -> None:
+def show_goodput(arrivals: Sequence[trace.Arrival], fleet: Fleet, tokens: int) -> None:
     """Prints the second table."""
-    arrivals = trace.read(path, pace, most)
-    print(f"\n{len(arrivals)} requests, pace {pace:g}, {workers} workers, {tokens:,} tokens of cache")
+    print(f"\n{len(arrivals)} requests, {fleet.workers} workers, {tokens:,} tokens of cache")
     print("\n| placement | goodput | TTFT kept | ITL kept | TTFT p50 | p95 | hits | busiest worker / mean |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name, placement in PLACEMENTS.items():
-        print(_row(name, play(arrivals, fleet(workers, tokens), placement())), flush=True)
+        workers = fleet.made(tokens)
+        print(_row(name, play(arrivals, workers, placement()), workers), flush=True)
 
 
-def _row(name: str, outcome: Outcome) -> str:
+def _row(name: str, outcome: Outcome, workers: Sequence[SimulatedWorker]) -> str:
     p50, p95 = np.percentile(outcome.ttft, [50, 95])
-    skew = max(outcome.busy) / (sum(outcome.busy) / len(outcome.busy))
+    busy = [worker.busy_seconds for worker in workers]
+    skew = max(busy) / (sum(busy) / len(busy))
     cells = [
         name,
         f"{outcome.good(TTFT_S, ITL_S).mean():.1%}",
@@ -91,11 +104,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=10_000_000, help="of cache in all, for goodput")
     parser.add_argument("--table", choices=("hits", "goodput", "both"), default="both")
+    parser.add_argument("--gpu-tokens", type=int, help="of it on each GPU at most, the rest in host memory")
     asked = parser.parse_args()
+    arrivals = trace.read(asked.trace, asked.pace, asked.requests)
+    fleet = Fleet(asked.workers, asked.gpu_tokens)
     if asked.table != "goodput":
-        show_hits(asked.trace, asked.workers, asked.pace, asked.requests)
+        show_hits(arrivals, fleet)
     if asked.table != "hits":
-        show_goodput(asked.trace, asked.workers, asked.pace, asked.requests, asked.tokens)
+        show_goodput(arrivals, fleet, asked.tokens)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ async def connect(shape: Shape) -> tuple[Scheduler, asyncio.Task[None]]:
     workers = [
         SimulatedWorker(f"worker-{n}", per_worker + shape.prompt // BLOCK_SIZE) for n in range(shape.workers)
     ]
-    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
+    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True, calm_chunk_tokens=0)
     transports = [SimulatedTransport(worker) for worker in workers]
     scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()))
     serving = asyncio.create_task(scheduler.run())
@@ -92,8 +92,8 @@ def fill(shape: Shape, lanes: Sequence[Lane]) -> int:
             # Copies: in service every request makes its digests anew.
             new = [hashing.Digest(bytes(bytearray(digest))) for digest in chain[known : known + room[lane]]]
             blocks = batcher.pool.allocate(len(new))
-            for block, digest in zip(blocks, new, strict=True):
-                batcher.pool.register(block, digest, 0)
+            for depth, (block, digest) in enumerate(zip(blocks, new, strict=True), known):
+                batcher.pool.register(block, digest, depth, 0)
             batcher.pool.confirmed(0)
             batcher.pool.release(blocks, 0)
             batcher.pool.settle(0)

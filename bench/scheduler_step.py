@@ -79,7 +79,9 @@ def measure(num_rows: int, caching: bool) -> list[float]:
         pool.confirmed(result.step)
         sessions.flush()
         seconds.append(time.perf_counter() - answered + composed - started)
-        session.outbox.get_nowait().SerializeToString()
+        message = session.outbox.get_nowait()
+        assert message
+        message.SerializeToString()
     return seconds[10:]
 
 

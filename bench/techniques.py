@@ -26,7 +26,7 @@ class Technique:
 
 
 def _two_steps(pacing: Any) -> None:
-    pacing.WORK_IN_FLIGHT_US = 1
+    pacing.MOST_STEPS = 2
 
 
 def _one_segment(launch_shapes: Any) -> None:

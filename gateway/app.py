@@ -7,7 +7,9 @@ from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 
 from batchyard.errors import BatchyardError
-from gateway.auth import ApiKey, BearerKey
+from gateway.auth import BearerKey
+from gateway.keys.ring import KeyRing
+from gateway.limits.door import Door
 from gateway.metrics import Metrics
 from gateway.openapi import DocumentedApp
 from gateway.routes_chat import chat_router
@@ -17,8 +19,8 @@ from gateway.service import Service
 from gateway.tracing import ObservingMiddleware, answer_error
 
 
-def create_app(service: Service, *, api_key: str | None, tracer: Tracer, metrics: Metrics) -> FastAPI:
-    """The ASGI application. Where there is an `api_key`, everything below /v1 needs it."""
+def create_app(service: Service, *, keys: KeyRing, door: Door, tracer: Tracer, metrics: Metrics) -> FastAPI:
+    """The ASGI application. Where there are keys, everything below /v1 needs one."""
     app = DocumentedApp(
         service.model,
         title="Batchyard",
@@ -27,9 +29,9 @@ def create_app(service: Service, *, api_key: str | None, tracer: Tracer, metrics
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST would lose its body
     )
-    secured = [Depends(BearerKey(ApiKey(api_key)))] if api_key is not None else []
-    app.include_router(chat_router(service), dependencies=secured)
-    app.include_router(completions_router(service), dependencies=secured)
+    secured = [Depends(BearerKey(keys))] if keys.required else []
+    app.include_router(chat_router(service, door), dependencies=secured)
+    app.include_router(completions_router(service, door), dependencies=secured)
     app.include_router(models_router(service), dependencies=secured)
     app.include_router(probes_router(service, metrics))
     for error in (BatchyardError, HTTPException):

@@ -1,39 +1,32 @@
-"""The API key: `Authorization: Bearer KEY`, in REST and in gRPC."""
-
-import hmac
+"""API keys: `Authorization: Bearer KEY`, in REST and, as metadata, in gRPC."""
 
 from fastapi import Request
 from fastapi.security import HTTPBearer
 
-from gateway.errors import Unauthenticated
+from gateway.keys.records import ANYBODY, Tenant
+from gateway.keys.ring import KeyRing
+from gateway.tracing import observation_in
 
-
-class ApiKey:
-    """The one key that clients must send; where there is none, all are welcome."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = None if key is None else key.encode()
-
-    def check(self, authorization: bytes | None) -> None:
-        """`authorization` is the header's value. Raises Unauthenticated."""
-        if self._key is None:
-            return
-        scheme, _, given = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not given.strip():
-            raise Unauthenticated("No API key given: send it as the header `Authorization: Bearer KEY`.")
-        # Takes as long for a key that is nearly right as for any other.
-        if not hmac.compare_digest(given.strip(), self._key):
-            raise Unauthenticated("The API key is wrong.")
+_TENANT = "batchyard.tenant"
 
 
 class BearerKey(HTTPBearer):
-    """The same as a FastAPI dependency, which puts it into the OpenAPI document."""
+    """A FastAPI dependency that finds out who asks, and puts the need of a key into the OpenAPI document."""
 
-    def __init__(self, api_key: ApiKey) -> None:
+    def __init__(self, keys: KeyRing) -> None:
         super().__init__(scheme_name="ApiKey", auto_error=False)
-        self._api_key = api_key
+        self._keys = keys
 
-    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # checks, and tells nothing
+    async def __call__(self, request: Request) -> None:  # type: ignore[override]  # what it learns is in the scope
+        """Raises Unauthenticated and KeysUnread."""
         header = request.headers.get("authorization")
         # Starlette reads header bytes as Latin-1; this gives them back.
-        self._api_key.check(None if header is None else header.encode("latin-1"))
+        tenant = self._keys.tenant(None if header is None else header.encode("latin-1"))
+        request.scope[_TENANT] = tenant
+        observation_in(request.scope).of_tenant(tenant.name)
+
+
+async def tenant_of(request: Request) -> Tenant:
+    """A dependency: who asks, for routes that BearerKey secures where there are keys."""
+    tenant: Tenant = request.scope.get(_TENANT, ANYBODY)
+    return tenant

@@ -6,8 +6,12 @@ What both API surfaces raise beyond `batchyard.errors`:
     ├── BadParameter        one parameter is unknown, unsupported or out of range; `code` says which
     └── ModelNotFound       the request names a model that is not served (HTTP 404)
     UserError
-    └── Unauthenticated     the API key is missing or wrong (HTTP 401)
+    ├── Unauthenticated     the API key is missing or wrong (HTTP 401)
+    └── SlowClient          the client does not read its answer (HTTP 408)
+    Overloaded
+    └── RateLimited         the key has used up what it was promised, for now (HTTP 429)
     BatchyardError
+    ├── KeysUnread          the API keys have not been read yet (HTTP 503)
     └── Ending              this process ends before the answer does (HTTP 503)
 """
 
@@ -59,6 +63,28 @@ class Unauthenticated(UserError):
     """The API key is missing or wrong."""
 
 
+class SlowClient(UserError):
+    """The client does not read its answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The answer was not read in time.")
+
+
+class RateLimited(Overloaded):
+    """A limit of the key is reached. `kind` is what is counted, in OpenAI's words: tokens or requests."""
+
+    def __init__(self, message: str, retry_after_s: float, kind: str) -> None:
+        super().__init__(message, retry_after_s)
+        self.kind = kind
+
+
+class KeysUnread(BatchyardError):
+    """Whom a key belongs to is not known yet."""
+
+    def __init__(self) -> None:
+        super().__init__("This server cannot read its API keys yet; try again.")
+
+
 class Ending(BatchyardError):
     """This process ends before the answer does."""
 
@@ -94,12 +120,18 @@ def reply_to(error: Exception) -> ErrorReply:
         case Unauthenticated():
             headers = {"WWW-Authenticate": "Bearer"}
             return ErrorReply(401, str(error), code="invalid_api_key", headers=headers)
+        case SlowClient():
+            return ErrorReply(408, str(error), code="slow_client")
         case ModelNotFound():
             return ErrorReply(404, str(error), param=error.param, code="model_not_found")
         case BadParameter():
             return ErrorReply(400, str(error), param=error.param, code=error.code)
         case InvalidRequest():
             return ErrorReply(400, str(error), param=error.param)
+        case RateLimited():
+            wait = math.ceil(error.retry_after_s or 1)
+            headers = {"Retry-After": str(max(1, wait))}
+            return ErrorReply(429, str(error), error.kind, code="rate_limit_exceeded", headers=headers)
         case Overloaded():
             wait = max(1, math.ceil(error.retry_after_s or 1))
             headers = {"Retry-After": str(wait)}
@@ -107,7 +139,7 @@ def reply_to(error: Exception) -> ErrorReply:
             if isinstance(error, ServerFull):
                 status, kind = 503, "service_unavailable_error"
             return ErrorReply(status, str(error), kind, code="overloaded", headers=headers)
-        case SchedulerLost() | Ending():
+        case SchedulerLost() | KeysUnread() | Ending():
             headers = {"Retry-After": str(_BACK_IN_S)}
             return ErrorReply(
                 503, str(error), "service_unavailable_error", code="service_unavailable", headers=headers

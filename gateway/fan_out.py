@@ -8,7 +8,7 @@ from gateway.errors import BadParameter
 from gateway.observation import Observation
 from gateway.sampling import choice_seed
 from gateway.streaming import Indexed
-from gateway.types import FinishReason, GenerationRequest, Piece, SamplingParams, TokenLogprob
+from gateway.types import FinishReason, GenerationRequest, Piece, SamplingParams, Terms, TokenLogprob
 
 MAX_ANSWERS = 4096  # to one API request
 
@@ -17,10 +17,14 @@ def fan_out(
     prompts: Sequence[tuple[int, ...]],
     n: int,
     params: SamplingParams,
+    max_tokens: Sequence[int],
+    terms: Terms,
     observation: Observation,
-    cache_salt: str = "",
 ) -> list[GenerationRequest]:
-    """One request for each answer: prompt p's choice c is the (p * n + c)-th. Raises BadParameter."""
+    """One request for each answer: prompt p's choice c is the (p * n + c)-th, with `max_tokens[p]` tokens.
+
+    Raises BadParameter.
+    """
     total = len(prompts) * n
     if total > MAX_ANSWERS:
         message = f"{len(prompts)} prompts times n={n} are {total} answers; the limit is {MAX_ANSWERS}."
@@ -30,9 +34,11 @@ def fan_out(
         GenerationRequest(
             request_id=name if total == 1 else f"{name}-{index}",
             prompt_ids=prompts[index // n],
-            params=replace(params, seed=choice_seed(params.seed, index % n)),
+            params=replace(
+                params, max_tokens=max_tokens[index // n], seed=choice_seed(params.seed, index % n)
+            ),
             traceparent=observation.traceparent,
-            cache_salt=cache_salt,
+            terms=terms,
         )
         for index in range(total)
     ]

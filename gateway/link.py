@@ -8,6 +8,7 @@ The stream is opened anew whenever it breaks; the requests that were on it end w
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from types import TracebackType
 
 import grpc.aio
@@ -16,7 +17,15 @@ import structlog
 from batchyard.errors import BatchyardError, ProtocolError, SchedulerLost
 from batchyard.rpc import connect
 from gateway.subscription import Subscription, Subscriptions
-from protos.scheduling_pb2 import DescribeRequest, Description, GatewayMessage, SchedulerMessage, Submit
+from protos.scheduling_pb2 import (
+    DescribeRequest,
+    Description,
+    GatewayMessage,
+    SchedulerMessage,
+    Submit,
+    WarmPrompt,
+    WarmRequest,
+)
 from protos.scheduling_pb2_grpc import SchedulerStub
 
 log = structlog.get_logger()
@@ -29,9 +38,13 @@ _LASTED_S = 5.0
 class SchedulerLink:
     """Submits requests and deals out what comes back. An asynchronous context manager; enter it once."""
 
-    def __init__(self, address: str) -> None:
-        """`address` is the scheduler's, host:port or unix:/path. Nothing is sent before `__aenter__`."""
+    def __init__(self, address: str, warm_prompts: Sequence[WarmPrompt] = ()) -> None:
+        """`address` is the scheduler's, host:port or unix:/path. Nothing is sent before `__aenter__`.
+
+        A scheduler is told of `warm_prompts` before there is a stream to it.
+        """
         self._address = address
+        self._warm_prompts = warm_prompts
         self._channel = connect(address)
         self._stub = SchedulerStub(self._channel)
         self._ids = itertools.count(1)
@@ -105,11 +118,22 @@ class SchedulerLink:
         while True:
             await self._channel.channel_ready()
             opened = asyncio.get_running_loop().time()
-            await self._hold_stream()
+            if await self._tell_warm_prompts():
+                await self._hold_stream()
             if asyncio.get_running_loop().time() - opened > _LASTED_S:
                 delay = _FIRST_DELAY_S
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY_S)
+
+    async def _tell_warm_prompts(self) -> bool:
+        """Whether the scheduler knows them."""
+        if self._warm_prompts:
+            try:
+                await self._stub.Warm(WarmRequest(prompts=self._warm_prompts))
+            except grpc.aio.AioRpcError as error:
+                log.warning("the scheduler takes no warm prompts", reason=error.details())
+                return False
+        return True
 
     async def _hold_stream(self) -> None:
         """Opens a stream and uses it until it breaks."""

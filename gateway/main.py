@@ -3,26 +3,36 @@
 import asyncio
 import os
 import signal
-import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 from batchyard.config import GatewaySettings
+from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from gateway.app import create_app
-from gateway.auth import ApiKey
 from gateway.body import MAX_BODY
+from gateway.keys.ring import KeyRing
+from gateway.keys.stores import open_store
 from gateway.late_backend import LateBackend
+from gateway.limits.door import Door
+from gateway.limits.limiter import Limiter, LocalLimiter
+from gateway.limits.shared import SharedLimiter
 from gateway.link import SchedulerLink
 from gateway.metrics import Metrics
 from gateway.rpc_service import SERVICE, RpcInference
 from gateway.server import HttpServer, bind
 from gateway.service import Service
+from gateway.shaping import Shape
 from gateway.tokenizing import Tokenizer
+from gateway.warm_prompts import load_warm_prompts
 from protos.inference_pb2_grpc import add_InferenceServicer_to_server
+from protos.scheduling_pb2 import WarmPrompt
 
 log = structlog.get_logger()
 
@@ -33,7 +43,8 @@ _LOOK_EVERY_S = 1.0  # at whether requests could be answered
 async def run(settings: GatewaySettings) -> None:
     """Serves REST and gRPC until SIGTERM or SIGINT, from the start: `/ready` says when there is a worker.
 
-    Raises AddressInUse, ConfigError for a host that is none, ModelError for a tokenizer that cannot be used.
+    Raises AddressInUse, ConfigError for a host that is none and for keys or warm prompts that cannot be read,
+    ModelError for a tokenizer that cannot be used.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,28 +52,31 @@ async def run(settings: GatewaySettings) -> None:
     async with AsyncExitStack() as stack:
         # First what fails at once: a port that is taken should not cost the time to read a tokenizer.
         bound = stack.enter_context(bind(settings.host, settings.port, settings.share_port))
+        keys = await stack.enter_async_context(_keys(settings))
         tokenizer = await asyncio.to_thread(_load_tokenizer, settings.model)
+        warm_prompts = await asyncio.to_thread(_load_warm_prompts, settings.warm_prompts, tokenizer)
         telemetry = _telemetry(settings)
         stack.callback(telemetry.shutdown)
-        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address))
+        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address, warm_prompts))
         model = settings.served_model_name or settings.model
-        service = Service(model, tokenizer, LateBackend(link, tokenizer).get, link.describe)
-        await _serve(settings, service, bound, telemetry, stop)
+        service = Service(
+            model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
+        )
+        metrics = Metrics()
+        door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
+        app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
+        rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
+        await _serve(settings, service, HttpServer(app, bound, _GRACE_S, settings.client_timeout), rpc, stop)
 
 
 async def _serve(
     settings: GatewaySettings,
     service: Service,
-    bound: socket.socket,
-    telemetry: Telemetry,
+    http: HttpServer,
+    inference: RpcInference,
     stop: asyncio.Event,
 ) -> None:
-    metrics = Metrics()
-    app = create_app(service, api_key=settings.api_key, tracer=telemetry.tracer, metrics=metrics)
-    http = HttpServer(app, bound, _GRACE_S)
-    rpc = await _start_rpc(
-        settings, RpcInference(service, ApiKey(settings.api_key), telemetry.tracer, metrics)
-    )
+    rpc = await _start_rpc(settings, inference)
     http.start()
     log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
     watch = asyncio.create_task(_watch_readiness(service, rpc))
@@ -75,12 +89,66 @@ async def _serve(
             ending.create_task(rpc.stop(_GRACE_S))
 
 
+@asynccontextmanager
+async def _keys(settings: GatewaySettings) -> AsyncIterator[KeyRing]:
+    """The keys, kept up to date."""
+    if settings.api_keys is None:
+        if settings.api_key is None:
+            log.warning("open to everybody: there are no API keys (--api-keys, --api-key)")
+        yield KeyRing(fixed=settings.api_key)
+        return
+    store = open_store(settings.api_keys)
+    keys = KeyRing(store, settings.api_key)
+    try:
+        await keys.read()
+        async with _running(keys.run()):
+            yield keys
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def _limiter(settings: GatewaySettings) -> AsyncIterator[Limiter]:
+    local = LocalLimiter(settings.gateway_count)
+    if settings.redis is None:
+        yield local
+        return
+    try:
+        shared = SharedLimiter(settings.redis, local)
+    except ValueError as error:
+        raise ConfigError(f"redis: {settings.redis} is not a Redis URL: {error}") from error
+    try:
+        async with _running(shared.run()):
+            yield shared
+    finally:
+        await shared.close()
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work that goes on beside, until the end of the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _shape(settings: GatewaySettings) -> Shape:
+    return Shape(settings.default_max_tokens, settings.max_answer_tokens, settings.max_prompt_tokens)
+
+
 def _telemetry(settings: GatewaySettings) -> Telemetry:
     return Telemetry("batchyard-gateway", f"gateway-{os.getpid()}", settings.otlp, settings.trace_sample)
 
 
 def _load_tokenizer(model: str) -> Tokenizer:
     return Tokenizer.load(resolve_model(model))
+
+
+def _load_warm_prompts(path: str | None, tokenizer: Tokenizer) -> list[WarmPrompt]:
+    return load_warm_prompts(Path(path), tokenizer) if path else []
 
 
 async def _start_rpc(settings: GatewaySettings, inference: RpcInference) -> RpcServer | None:

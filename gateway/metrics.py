@@ -1,4 +1,4 @@
-"""What the gateway counts for Prometheus. Units are seconds and tokens.
+"""What the gateway counts for Prometheus. Units are seconds and tokens; a tenant is the name of an API key.
 
 Buckets are those that the OpenTelemetry GenAI conventions advise:
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/
@@ -36,7 +36,7 @@ class Metrics:
         self.requests = Counter(
             "batchyard_gateway_requests",
             "API requests answered; status 499: the client went away first.",
-            ["route", "status"],
+            ["route", "status", "tenant"],
             registry=registry,
         )
         self.in_flight = Gauge(
@@ -46,10 +46,16 @@ class Metrics:
             registry=registry,
         )
         self.prompt_tokens = Counter(
-            "batchyard_gateway_prompt_tokens", "Tokens read in prompts.", registry=registry
+            "batchyard_gateway_prompt_tokens", "Tokens read in prompts.", ["tenant"], registry=registry
         )
         self.completion_tokens = Counter(
-            "batchyard_gateway_completion_tokens", "Tokens written in answers.", registry=registry
+            "batchyard_gateway_completion_tokens", "Tokens written in answers.", ["tenant"], registry=registry
+        )
+        self.rate_limited = Counter(
+            "batchyard_gateway_rate_limited",
+            "API requests refused because their key had used up a limit: requests, tokens or running.",
+            ["tenant", "limit"],
+            registry=registry,
         )
         self.time_to_first_token = Histogram(
             "batchyard_gateway_time_to_first_token_seconds",

@@ -30,7 +30,9 @@ class Observation:
         self._our_fault = False
         self._metrics = metrics
         self._tracer = tracer
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()  # seconds
+        self.answer_headers: dict[str, str] = {}  # that the answer gets, whatever it is
+        self._tenant = ""
         context = parent_context(parse_traceparent(traceparent))
         self.span: Span = tracer.start_span(name, context, SpanKind.SERVER)
         self._prompt_tokens = 0
@@ -53,6 +55,11 @@ class Observation:
         with self._tracer.start_as_current_span("tokenize", trace.set_span_in_context(self.span)):
             yield
 
+    def of_tenant(self, name: str) -> None:
+        """Whose request it is: the name of its API key."""
+        self._tenant = name
+        self.span.set_attribute("batchyard.tenant", name)
+
     def asked(self, model: str, operation: str, prompt_tokens: int, answers_per_prompt: int) -> None:
         """The request has been understood. `operation` is a GenAI convention's: chat or text_completion."""
         self._prompt_tokens = prompt_tokens
@@ -65,7 +72,7 @@ class Observation:
         if piece.token_ids:
             now = time.perf_counter()
             if self._ttft is None:
-                self._ttft = now - self._started
+                self._ttft = now - self.started
             elif index in self._last_piece:
                 gap = now - self._last_piece[index]
                 self._metrics.inter_token_latency.observe(gap / len(piece.token_ids))
@@ -93,14 +100,14 @@ class Observation:
 
     def end(self, route: str, status: int | str) -> None:
         """The answer has ended. `route` is a template, never a client's own words; called exactly once."""
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.started
         metrics = self._metrics
         metrics.in_flight.dec()
-        metrics.requests.labels(route, str(status)).inc()
+        metrics.requests.labels(route, str(status), self._tenant).inc()
         metrics.duration.labels(route).observe(seconds)
         if self._last_piece or self._finish_reasons:  # it was not refused
-            metrics.prompt_tokens.inc(self._prompt_tokens)
-        metrics.completion_tokens.inc(self._completion_tokens)
+            metrics.prompt_tokens.labels(self._tenant).inc(self._prompt_tokens)
+        metrics.completion_tokens.labels(self._tenant).inc(self._completion_tokens)
         if self._ttft is not None:
             metrics.time_to_first_token.observe(self._ttft)
         self._end_span(route, status)
@@ -109,6 +116,7 @@ class Observation:
             route=route,
             status=status,
             error=self._error,
+            tenant=self._tenant or None,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,

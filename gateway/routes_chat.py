@@ -5,9 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from gateway.asking import requests_for, terms_of
+from gateway.auth import tenant_of
 from gateway.body import json_body
 from gateway.chat_output import chat_completion, chat_events
-from gateway.fan_out import collect, fan_out, observed
+from gateway.fan_out import collect, observed
+from gateway.keys.records import Tenant
+from gateway.limits.door import Door
 from gateway.observation import Observation
 from gateway.openapi import documented
 from gateway.sampling import sampling_params
@@ -18,17 +22,21 @@ from gateway.streaming import EventStream, merge, until_disconnect
 from gateway.tracing import observation_of
 
 Body = Annotated[ChatRequest, Depends(json_body(ChatRequest))]
+Asking = Annotated[Tenant, Depends(tenant_of)]
 Observed = Annotated[Observation, Depends(observation_of)]
 
 
-def chat_router(service: Service) -> APIRouter:
-    """The route, answered by `service`."""
+def chat_router(service: Service, door: Door) -> APIRouter:
+    """The route, answered by `service`, for those whom `door` lets in."""
     router = APIRouter(tags=["generation"])
 
     @router.post("/v1/chat/completions", **documented(ChatCompletion, ChatRequest, chunk=ChatCompletionChunk))
-    async def chat_completions(request: Request, body: Body, observation: Observed) -> Response:
+    async def chat_completions(
+        request: Request, body: Body, tenant: Asking, observation: Observed
+    ) -> Response:
         """Continues a conversation, with `stream` as server-sent events."""
         service.check_model(body.model)
+        terms = terms_of(body, tenant, observation, body.cache_salt)
         backend = await service.backend()
         params = sampling_params(
             body,
@@ -40,8 +48,11 @@ def chat_router(service: Service) -> APIRouter:
             prompt = await service.chat_ids([message.template_turn() for message in body.messages])
         n = body.n or 1
         observation.asked(body.model, "chat", len(prompt), n)
-        requests = fan_out([prompt], n, params, observation, body.cache_salt or "")
-        pieces = observed(merge([backend.generator.generate(r) for r in requests]), observation)
+        requests = requests_for(
+            [prompt], n, params, terms, observation, shape=service.shape, limits=backend.limits
+        )
+        merged = merge([backend.generator.generate(r) for r in requests])
+        pieces = observed(door.through(merged, requests, tenant, observation), observation)
         completion_id = f"chatcmpl-{observation.request_id}"
         created = int(time.time())
         if body.stream:

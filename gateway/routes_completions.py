@@ -7,10 +7,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from gateway.asking import requests_for, terms_of
+from gateway.auth import tenant_of
 from gateway.body import json_body
 from gateway.completion_output import completion, completion_events
 from gateway.echo import EchoedPrompt, echo, echo_only
-from gateway.fan_out import collect, fan_out, observed
+from gateway.fan_out import collect, observed
+from gateway.keys.records import Tenant
+from gateway.limits.door import Door
 from gateway.observation import Observation
 from gateway.openapi import documented
 from gateway.sampling import sampling_params
@@ -23,25 +27,30 @@ from gateway.tracing import observation_of
 from gateway.types import GenerationRequest, Piece, SamplingParams
 
 Body = Annotated[CompletionRequest, Depends(json_body(CompletionRequest))]
+Asking = Annotated[Tenant, Depends(tenant_of)]
 Observed = Annotated[Observation, Depends(observation_of)]
 
 
-def completions_router(service: Service) -> APIRouter:
-    """The route, answered by `service`."""
+def completions_router(service: Service, door: Door) -> APIRouter:
+    """The route, answered by `service`, for those whom `door` lets in."""
     router = APIRouter(tags=["generation"])
 
     @router.post("/v1/completions", **documented(Completion, CompletionRequest, chunk=CompletionChunk))
-    async def completions(request: Request, body: Body, observation: Observed) -> Response:
+    async def completions(request: Request, body: Body, tenant: Asking, observation: Observed) -> Response:
         """Continues each prompt, with `stream` as server-sent events."""
         service.check_model(body.model)
+        terms = terms_of(body, tenant, observation, body.cache_salt)
         backend = await service.backend()
         params = _params(body, backend.limits)
         with observation.tokenizing():
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts]
         n = body.n or 1
         observation.asked(body.model, "text_completion", sum(map(len, prompts)), n)
-        requests = fan_out(prompts, n, params, observation, body.cache_salt or "")
-        pieces = observed(merge(_answers(body, requests, backend.generator, service.tokenizer)), observation)
+        requests = requests_for(
+            prompts, n, params, terms, observation, shape=service.shape, limits=backend.limits
+        )
+        merged = merge(_answers(body, requests, backend.generator, service.tokenizer))
+        pieces = observed(door.through(merged, requests, tenant, observation), observation)
         completion_id = f"cmpl-{observation.request_id}"
         created = int(time.time())
         if body.stream:

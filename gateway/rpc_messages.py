@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from gateway.errors import BadParameter, bad_parameter
 from gateway.schema.chat import Messages
-from gateway.schema.common import INT32, MAX_TOP_LOGPROBS, SamplingFields, Strict, Usage
+from gateway.schema.common import INT32, MAX_TOP_LOGPROBS, AnyRequestFields, Strict, Usage
 from gateway.types import Candidate, Piece
 from gateway.types import TokenLogprob as ScoredToken
 from protos import inference_pb2 as pb
@@ -15,7 +15,7 @@ from protos import inference_pb2 as pb
 _NOT_SAMPLING = {"model", "text", "token_ids", "chat"}
 
 
-class RpcFields(SamplingFields):
+class RpcFields(AnyRequestFields):
     """All parameters of a GenerateRequest but its model and its prompt."""
 
     max_tokens: Annotated[int, Field(ge=1, le=INT32)] | None = None

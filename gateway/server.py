@@ -10,8 +10,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from batchyard.errors import AddressInUse, ConfigError
+from gateway.connection import ConnectionConfig
 
 _BACKLOG = 2048  # connections not yet accepted: thousands of clients may come at once
+CLIENT_TIMEOUT_S = 60.0
 
 
 def bind(host: str, port: int, share_port: bool) -> socket.socket:
@@ -52,12 +54,17 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves an ASGI application on a bound socket."""
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, grace_s: float) -> None:
-        """At the end, answers under way get `grace_s` seconds; those still under way then are cut off."""
+    def __init__(
+        self, app: ASGIApp, bound: socket.socket, grace_s: float, client_timeout_s: float = CLIENT_TIMEOUT_S
+    ) -> None:
+        """At the end, answers under way get `grace_s` seconds; those still under way then are cut off.
+
+        So are clients that take longer than `client_timeout_s` to send a request or to read on.
+        """
         self._socket = bound
-        config = uvicorn.Config(
+        config = ConnectionConfig(
             app,
-            http="httptools",
+            client_timeout_s,
             ws="none",
             lifespan="off",
             access_log=False,

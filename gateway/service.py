@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from batchyard.errors import SchedulerLost
 from gateway.errors import ModelNotFound
+from gateway.shaping import UNBOUNDED, Shape
 from gateway.submission import Limits
 from gateway.types import GenerationRequest, Piece
 from protos.scheduling_pb2 import Description
@@ -53,6 +54,7 @@ class Service:
     tokenizer: Tokenizes
     backend: Callable[[], Awaitable[Backend]]  # raises SchedulerLost before a worker has come
     describe: Callable[[], Awaitable[Description]]  # the scheduler's state now; raises SchedulerLost
+    shape: Shape = UNBOUNDED  # what this server lets requests ask for
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 
     def check_model(self, model: str) -> None:
@@ -79,6 +81,8 @@ class Service:
         connected = [worker for worker in description.workers if worker.connected]
         if not connected:
             return "No worker is connected to the scheduler."
+        if description.warming:
+            return f"Warming up: {description.warming} common prompts are still to be prefilled."
         stalled = [worker for worker in connected if worker.seconds_since_step > _STALLED_S]
         if not stalled:
             return "The scheduler is not ready."

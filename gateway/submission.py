@@ -1,6 +1,7 @@
 """From what the API asks for to what the scheduler is told."""
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,16 +37,21 @@ def build_submit(request: GenerationRequest, limits: Limits, eos_ids: frozenset[
         sampling=_sampling(params, sorted(stop_ids)),
         traceparent=request.traceparent,
         cache_salt=tenant_salt(request),
+        tenant=request.terms.tenant.name,
+        weight=request.terms.tenant.weight,
+        priority=request.terms.priority,
+        timeout_ms=_left_ms(request.terms.deadline),
     )
 
 
 def tenant_salt(request: GenerationRequest) -> str:
     """Whom `request` shares cached blocks with: those of the same salt. Nothing behind us knows tenants.
 
-    The only place that decides it: a salt of the API key belongs in here, in front of the request's own and
-    with its length, so that no request can spell another tenant's.
+    The only place that decides it: the salt of the API key stands in front of the request's own and with its
+    length, so that no request can spell another tenant's.
     """
-    return request.cache_salt
+    keys, own = request.terms.tenant.cache_salt, request.terms.cache_salt
+    return f"{len(keys)}:{keys}{own}" if keys or own else ""
 
 
 def check_prompt(prompt_ids: Sequence[int], max_tokens: int | None, limits: Limits) -> None:
@@ -69,6 +75,13 @@ def check_prompt(prompt_ids: Sequence[int], max_tokens: int | None, limits: Limi
             "completion). Please reduce the length of the prompt or of the completion.",
             code="context_length_exceeded",  # OpenAI's, by which clients know to shorten a conversation
         )
+
+
+def _left_ms(deadline: float | None) -> int:
+    """What the scheduler is given; 0 is no limit, so what is late already gets a millisecond."""
+    if deadline is None:
+        return 0
+    return min(max(1, round((deadline - time.perf_counter()) * 1e3)), 2**32 - 1)
 
 
 def _sampling(params: SamplingParams, stop_ids: Sequence[int]) -> Sampling:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import uuid
+from collections.abc import Mapping
 from typing import cast
 
 import structlog
@@ -48,6 +49,7 @@ class ObservingMiddleware:
                 self._metrics,
             )
             scope[_KEY] = observation
+            exchange.headers = observation.answer_headers
             with trace.use_span(observation.span):
                 try:
                     await exchange.run(self._app, scope, receive)
@@ -69,6 +71,7 @@ class _Exchange:
     def __init__(self, request_id: str, send: Send) -> None:
         self.request_id = request_id
         self.status = CLIENT_GONE  # until an answer begins
+        self.headers: Mapping[str, str] = {}  # that the answer gets, whatever it is
         self._send = send
         self._begun = False
 
@@ -93,7 +96,9 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._begun = True
             self.status = message["status"]
-            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.request_id
+            headers.update(self.headers)
         await self._send(message)
 
 
@@ -122,4 +127,9 @@ def request_id(given: str | None) -> str:
 
 async def observation_of(request: Request) -> Observation:
     """A dependency: what is being learned of this request."""
-    return cast("Observation", request.scope[_KEY])
+    return observation_in(request.scope)
+
+
+def observation_in(scope: Scope) -> Observation:
+    """The same, from the ASGI scope."""
+    return cast("Observation", scope[_KEY])

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.keys.records import ANYBODY, Tenant
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -30,6 +32,16 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms a request is served."""
+
+    tenant: Tenant = ANYBODY
+    priority: int = 0  # lower is more urgent
+    deadline: float | None = None  # seconds, by time.perf_counter, when the whole answer must be there
+    cache_salt: str = ""  # the request's own
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer to one prompt. `n` answers are n requests whose seeds differ."""
 
@@ -37,7 +49,7 @@ class GenerationRequest:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     traceparent: str = ""
-    cache_salt: str = ""
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,14 +44,18 @@ class Mover:
         self._host.close()
 
     def _save(self, step: int, blocks: Ids, host_blocks: Ids) -> StepResult:
+        started = time.perf_counter_ns()
         self._host.save(blocks, host_blocks)
-        return StepResult(moved=Moved(saved=step))
+        return StepResult(moved=Moved(saved=step, save_us=_us_since(started)))
 
     def _load(self, step: int, blocks: Ids, host_blocks: Ids) -> StepResult:
         started = time.perf_counter_ns()
         self._host.load(blocks, host_blocks)
-        took_us = (time.perf_counter_ns() - started) // 1000
-        return StepResult(moved=Moved(loaded=step, load_us=took_us))
+        return StepResult(moved=Moved(loaded=step, load_us=_us_since(started)))
+
+
+def _us_since(started_ns: int) -> int:
+    return (time.perf_counter_ns() - started_ns) // 1000
 
 
 def _report(moving: "Future[StepResult]", tell: Tell, fail: Fail) -> None:

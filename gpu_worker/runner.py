@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gpu_worker.inputs import attention_metadata, build_inputs, sampled_places, sampling_tokens
+from gpu_worker.kernels.launch_shapes import most_members
 from gpu_worker.launched import Launched, StepLoad, flatten
 from gpu_worker.models import LlamaModel
 from gpu_worker.prompt_logprobs import PromptSpan, prompt_logprobs, prompt_spans
@@ -15,6 +16,7 @@ from gpu_worker.rows import GrownBlocks, RowTable, StepPlan
 from gpu_worker.sampling.batch import SamplingBatch
 from gpu_worker.sampling.collect import collect
 from gpu_worker.sampling.sampler import pick_for, sample
+from gpu_worker.shared_prefixes import SharedPrefixes
 from gpu_worker.staging import HostArray, Upload, stager_for
 from gpu_worker.step_clock import StepClock, clocks_for
 from gpu_worker.step_diff import Entry, parse_batch
@@ -42,6 +44,9 @@ class Runner:
         self._tables: DeviceTables | None = None
         self._graphs: DecodeGraphs | None = None
         self._mixed_graphs: MixedGraphs | None = None
+        config = model.config
+        members = most_members(config.num_heads // config.num_kv_heads)
+        self._shared_prefixes = SharedPrefixes(rows, members)
 
     def capture_graphs(self, stop: Callable[[], None]) -> None:
         """Makes steps CUDA graphs, while no row is in use. `stop` is called often, and may raise."""
@@ -71,6 +76,8 @@ class Runner:
         check(self.rows, diff)
         clock = self._clocks.start(arrived_ns)
         grown = self.rows.apply(diff)
+        if diff.entries:
+            self._shared_prefixes.forget()
         plan = self.rows.plan(diff)
         spans = prompt_spans(self.rows, plan)
         if self._graphs and self._graphs.covers(plan):
@@ -94,13 +101,14 @@ class Runner:
         """Queues a step of nothing but decodes."""
         upload = self._stager.begin()
         apply = self._stage_rows(entries, grown, upload)
-        inputs = upload.add(graphs.host_inputs(plan))
+        shared = self._shared_prefixes.among(plan)
+        inputs = upload.add(graphs.host_inputs(plan, shared))
         places = upload.add(sampled_places(self.rows, plan))
         asked: SamplingBatch[int] = self._collect(plan).map(upload.add)
         clock.begin()
         upload.send()
         apply()
-        logits = graphs.replay(upload.get(inputs), len(plan.rows))
+        logits = graphs.replay(upload.get(inputs), len(plan.rows), shared=shared is not None)
         clock.forward_done()
         outputs = self._sample(logits, asked.map(upload.get), upload.get(places))
         clock.sample_done()
@@ -156,7 +164,8 @@ class Runner:
         host_inputs = build_inputs(self.rows, plan)
         graphs = self._mixed_graphs
         if graphs and graphs.covers(plan):
-            vector = upload.add(graphs.host_inputs(host_inputs, plan))
+            shared = self._shared_prefixes.among(plan)
+            vector = upload.add(graphs.host_inputs(host_inputs, plan, shared))
             return lambda: graphs.replay(upload.get(vector), plan)
         numbers = host_inputs.map(upload.add)
 

@@ -14,12 +14,11 @@ class PrefixIndex:
         self._block_of: dict[Digest, int] = {}
         # By block: blocks are numbered from zero, and an entry in a list is a third of one in a dictionary.
         self._digest_of: list[Digest | None] = []
-        self.removed = 0  # how often a block's contents were forgotten
 
     def __len__(self) -> int:
         return len(self._block_of)
 
-    def __contains__(self, digest: Digest) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._block_of
 
     def match(self, digests: Sequence[Digest]) -> list[int]:
@@ -31,19 +30,19 @@ class PrefixIndex:
         return cast(list[int], blocks)
 
     def bound(
-        self, digests: Sequence[Digest], count: int, promised: Container[Digest] = (), guess: int = 0
+        self, digests: Sequence[Digest], count: int, others: Sequence[Container[Digest]] = (), guess: int = 0
     ) -> int:
         """At least as many blocks as `match` finds for the first `count` digests, and no more without holes.
 
         A chain without holes is known up to some block and unknown from there, so a binary search finds it:
         log n looks where `match` takes n, and two where `guess` is right. Tails are evicted before heads, so
-        holes are rare; they come where two requests computed one block side by side and the copy that nobody
-        is registered for outlives the other. Digests that are `promised` count as known.
+        there are no holes but in chains that are in use (scheduler/sharing.py). Digests in one of `others`
+        count as known.
         """
         known = self._block_of
 
         def unknown(digest: Digest) -> bool:
-            return digest not in known and digest not in promised
+            return digest not in known and not any(digest in other for other in others)
 
         low, high = 0, count
         if guess < count and unknown(digests[guess]):
@@ -85,4 +84,3 @@ class PrefixIndex:
             raise KeyError(block)
         del self._block_of[digest]
         self._digest_of[block] = None
-        self.removed += 1

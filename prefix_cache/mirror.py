@@ -2,8 +2,10 @@
 
 One Redis hash per worker epoch, a field per block:
 
-    batchyard:prefix:{model}:{block_size}:{worker}:{epoch}
-        block (u32 LE)  ->  digest (16 bytes), generation (u32 LE)
+    batchyard:prefix:2:{model}:{block_size}:{worker}:{epoch}
+        block (u32 LE)  ->  digest (16 bytes), generation (u32 LE), depth in its chain (u32 LE)
+
+2 is the version of this form: a scheduler that writes another one shares no key with us.
 
 A hit is never false: the generation counts how often the block was given out to be written, the worker keeps
 the same count, and an entry whose count differs from the worker's is ignored. So nothing has to be deleted
@@ -19,7 +21,7 @@ import asyncio
 import itertools
 import struct
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 from redis.asyncio import Redis
@@ -37,12 +39,21 @@ EXPIRE_SECONDS = 3600  # after the last change: an epoch nobody serves any more 
 _RETRY_SECONDS = 1.0
 _BATCH = 512  # fields in one command: packing or reading so many takes a millisecond or two
 _FIELD = struct.Struct("<I")
-_VALUE = struct.Struct(f"<{DIGEST_BYTES}sI")
+_VALUE = struct.Struct(f"<{DIGEST_BYTES}sII")
+_VERSION = 2
+
+
+class Remembered(NamedTuple):
+    """What a block of some generation holds, and how many blocks stand before it in its chain."""
+
+    digest: Digest
+    generation: int
+    depth: int
 
 
 def key_of(model: str, block_size: int, worker_id: str, epoch: int) -> str:
     """The Redis key of one worker's mirror."""
-    return f"batchyard:prefix:{model}:{block_size}:{worker_id}:{epoch:016x}"
+    return f"batchyard:prefix:{_VERSION}:{model}:{block_size}:{worker_id}:{epoch:016x}"
 
 
 class PrefixMirror:
@@ -69,9 +80,9 @@ class PrefixMirror:
         """Blocks noted and not written yet."""
         return sum(len(fields) for part in (self._pending, self._writing) for fields in part.values())
 
-    def note(self, key: str, block: int, digest: Digest, generation: int) -> None:
-        """`block` holds `digest` for sure. Never waits."""
-        self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(digest, generation)
+    def note(self, key: str, block: int, contents: Remembered) -> None:
+        """`block` holds `contents` for sure. Never waits."""
+        self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(*contents)
         self._noted.set()
 
     def lost(self, key: str) -> bool:
@@ -81,17 +92,18 @@ class PrefixMirror:
         self._lost.discard(key)
         return True
 
-    async def load(self, key: str) -> Mapping[int, tuple[Digest, int]]:
-        """Digest and generation by block, as mirrored last; what has come in time when Redis is away or slow.
+    async def load(self, key: str) -> Mapping[int, Remembered]:
+        """By block, as mirrored last; what has come in time when Redis is away or slow.
 
         Read in small parts: meanwhile other workers are stepped.
         """
-        loaded: dict[int, tuple[Digest, int]] = {}
+        loaded: dict[int, Remembered] = {}
         try:
             async with asyncio.timeout(LOAD_SECONDS):
                 async for field, value in self._redis.hscan_iter(key, count=_BATCH):
-                    digest, generation = _VALUE.unpack(cast(bytes, value))
-                    loaded[_FIELD.unpack(cast(bytes, field))[0]] = (Digest(digest), generation)
+                    digest, generation, depth = _VALUE.unpack(cast(bytes, value))
+                    block = _FIELD.unpack(cast(bytes, field))[0]
+                    loaded[block] = Remembered(Digest(digest), generation, depth)
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("mirror_not_loaded", error=str(error) or type(error).__name__, blocks=len(loaded))
         if loaded:

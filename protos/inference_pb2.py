@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/inference.proto\x12\x0c\x62\x61tchyard.v1\"\xf1\x05\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.batchyard.v1.TokenIdsH\x00\x12\"\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x12.batchyard.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x02H\x08\x88\x01\x01\x12\x11\n\x04seed\x18\r \x01(\x03H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0e \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0f \x03(\x05\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\x12\n\nmin_tokens\x18\x11 \x01(\x05\x12\x15\n\x08logprobs\x18\x12 \x01(\x05H\n\x88\x01\x01\x12@\n\nlogit_bias\x18\x13 \x03(\x0b\x32,.batchyard.v1.GenerateRequest.LogitBiasEntry\x12\x0e\n\x01n\x18\x14 \x01(\x05H\x0b\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobsB\x04\n\x02_n\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"3\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xb7\x01\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.batchyard.v1.TokenLogprob\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\x12\"\n\x05usage\x18\x07 \x01(\x0b\x32\x13.batchyard.v1.Usage\"Y\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.batchyard.v1.Alternative\"0\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\"\x0f\n\rModelsRequest\"5\n\x0eModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.batchyard.v1.Model\"*\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\x32\x9d\x01\n\tInference\x12K\n\x08Generate\x12\x1d.batchyard.v1.GenerateRequest\x1a\x1e.batchyard.v1.GenerateResponse0\x01\x12\x43\n\x06Models\x12\x1b.batchyard.v1.ModelsRequest\x1a\x1c.batchyard.v1.ModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/inference.proto\x12\x0c\x62\x61tchyard.v1\"\xb7\x06\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12+\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x16.batchyard.v1.TokenIdsH\x00\x12\"\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x12.batchyard.v1.ChatH\x00\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x06 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x07 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x08 \x01(\x05H\x04\x88\x01\x01\x12\x12\n\x05min_p\x18\t \x01(\x02H\x05\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x0b \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x0c \x01(\x02H\x08\x88\x01\x01\x12\x11\n\x04seed\x18\r \x01(\x03H\t\x88\x01\x01\x12\x0c\n\x04stop\x18\x0e \x03(\t\x12\x16\n\x0estop_token_ids\x18\x0f \x03(\x05\x12\x12\n\nignore_eos\x18\x10 \x01(\x08\x12\x12\n\nmin_tokens\x18\x11 \x01(\x05\x12\x15\n\x08logprobs\x18\x12 \x01(\x05H\n\x88\x01\x01\x12@\n\nlogit_bias\x18\x13 \x03(\x0b\x32,.batchyard.v1.GenerateRequest.LogitBiasEntry\x12\x0e\n\x01n\x18\x14 \x01(\x05H\x0b\x88\x01\x01\x12\x15\n\x08priority\x18\x15 \x01(\x05H\x0c\x88\x01\x01\x12\x14\n\x07timeout\x18\x16 \x01(\x01H\r\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x08\n\x06promptB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seedB\x0b\n\t_logprobsB\x04\n\x02_nB\x0b\n\t_priorityB\n\n\x08_timeout\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"3\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.batchyard.v1.ChatMessage\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xb7\x01\n\x10GenerateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\x05\x12,\n\x08logprobs\x18\x05 \x03(\x0b\x32\x1a.batchyard.v1.TokenLogprob\x12\x15\n\rfinish_reason\x18\x06 \x01(\t\x12\"\n\x05usage\x18\x07 \x01(\x0b\x32\x13.batchyard.v1.Usage\"Y\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12&\n\x03top\x18\x03 \x03(\x0b\x32\x19.batchyard.v1.Alternative\"0\n\x0b\x41lternative\x12\x10\n\x08token_id\x18\x01 \x01(\x05\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x15\n\rcached_tokens\x18\x03 \x01(\x05\"\x0f\n\rModelsRequest\"5\n\x0eModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.batchyard.v1.Model\"*\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\x32\x9d\x01\n\tInference\x12K\n\x08Generate\x12\x1d.batchyard.v1.GenerateRequest\x1a\x1e.batchyard.v1.GenerateResponse0\x01\x12\x43\n\x06Models\x12\x1b.batchyard.v1.ModelsRequest\x1a\x1c.batchyard.v1.ModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,29 +34,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._loaded_options = None
   _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_GENERATEREQUEST']._serialized_start=41
-  _globals['_GENERATEREQUEST']._serialized_end=794
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=581
-  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=629
-  _globals['_TOKENIDS']._serialized_start=796
-  _globals['_TOKENIDS']._serialized_end=819
-  _globals['_CHAT']._serialized_start=821
-  _globals['_CHAT']._serialized_end=872
-  _globals['_CHATMESSAGE']._serialized_start=874
-  _globals['_CHATMESSAGE']._serialized_end=918
-  _globals['_GENERATERESPONSE']._serialized_start=921
-  _globals['_GENERATERESPONSE']._serialized_end=1104
-  _globals['_TOKENLOGPROB']._serialized_start=1106
-  _globals['_TOKENLOGPROB']._serialized_end=1195
-  _globals['_ALTERNATIVE']._serialized_start=1197
-  _globals['_ALTERNATIVE']._serialized_end=1245
-  _globals['_USAGE']._serialized_start=1247
-  _globals['_USAGE']._serialized_end=1327
-  _globals['_MODELSREQUEST']._serialized_start=1329
-  _globals['_MODELSREQUEST']._serialized_end=1344
-  _globals['_MODELSRESPONSE']._serialized_start=1346
-  _globals['_MODELSRESPONSE']._serialized_end=1399
-  _globals['_MODEL']._serialized_start=1401
-  _globals['_MODEL']._serialized_end=1443
-  _globals['_INFERENCE']._serialized_start=1446
-  _globals['_INFERENCE']._serialized_end=1603
+  _globals['_GENERATEREQUEST']._serialized_end=864
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_start=626
+  _globals['_GENERATEREQUEST_LOGITBIASENTRY']._serialized_end=674
+  _globals['_TOKENIDS']._serialized_start=866
+  _globals['_TOKENIDS']._serialized_end=889
+  _globals['_CHAT']._serialized_start=891
+  _globals['_CHAT']._serialized_end=942
+  _globals['_CHATMESSAGE']._serialized_start=944
+  _globals['_CHATMESSAGE']._serialized_end=988
+  _globals['_GENERATERESPONSE']._serialized_start=991
+  _globals['_GENERATERESPONSE']._serialized_end=1174
+  _globals['_TOKENLOGPROB']._serialized_start=1176
+  _globals['_TOKENLOGPROB']._serialized_end=1265
+  _globals['_ALTERNATIVE']._serialized_start=1267
+  _globals['_ALTERNATIVE']._serialized_end=1315
+  _globals['_USAGE']._serialized_start=1317
+  _globals['_USAGE']._serialized_end=1397
+  _globals['_MODELSREQUEST']._serialized_start=1399
+  _globals['_MODELSREQUEST']._serialized_end=1414
+  _globals['_MODELSRESPONSE']._serialized_start=1416
+  _globals['_MODELSRESPONSE']._serialized_end=1469
+  _globals['_MODEL']._serialized_start=1471
+  _globals['_MODEL']._serialized_end=1513
+  _globals['_INFERENCE']._serialized_start=1516
+  _globals['_INFERENCE']._serialized_end=1673
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,54 @@ REFUSAL_REASON_OVER_SHARE: RefusalReason.ValueType  # 4
 Global___RefusalReason: typing_extensions.TypeAlias = RefusalReason
 
 @typing.final
+class WarmRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PROMPTS_FIELD_NUMBER: builtins.int
+    @property
+    def prompts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WarmPrompt]: ...
+    def __init__(
+        self,
+        *,
+        prompts: collections.abc.Iterable[Global___WarmPrompt] | None = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["prompts", b"prompts"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___WarmRequest: typing_extensions.TypeAlias = WarmRequest
+
+@typing.final
+class WarmPrompt(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: builtins.int
+    CACHE_SALT_FIELD_NUMBER: builtins.int
+    tokens: builtins.bytes
+    """i32"""
+    cache_salt: builtins.str
+    """as in Submit"""
+    def __init__(
+        self,
+        *,
+        tokens: builtins.bytes = ...,
+        cache_salt: builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "tokens", b"tokens"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___WarmPrompt: typing_extensions.TypeAlias = WarmPrompt
+
+@typing.final
+class WarmReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___WarmReply: typing_extensions.TypeAlias = WarmReply
+
+@typing.final
 class GatewayMessage(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -365,13 +413,16 @@ class Description(google.protobuf.message.Message):
     WAITING_FIELD_NUMBER: builtins.int
     RUNNING_FIELD_NUMBER: builtins.int
     WORKERS_FIELD_NUMBER: builtins.int
+    WARMING_FIELD_NUMBER: builtins.int
     ready: builtins.bool
-    """a worker is connected, and has stepped lately or is idle"""
+    """a worker is connected, is warm, and has stepped lately or is idle"""
     max_model_len: builtins.int
     """tokens; 0 while no worker has connected"""
     vocab_size: builtins.int
     waiting: builtins.int
     running: builtins.int
+    warming: builtins.int
+    """warm prompts that the worker with most of them still lacks"""
     @property
     def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WorkerState]: ...
     def __init__(
@@ -383,8 +434,9 @@ class Description(google.protobuf.message.Message):
         waiting: builtins.int = ...,
         running: builtins.int = ...,
         workers: collections.abc.Iterable[Global___WorkerState] | None = ...,
+        warming: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max_model_len", b"max_model_len", "ready", b"ready", "running", b"running", "vocab_size", b"vocab_size", "waiting", b"waiting", "workers", b"workers"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max_model_len", b"max_model_len", "ready", b"ready", "running", b"running", "vocab_size", b"vocab_size", "waiting", b"waiting", "warming", b"warming", "workers", b"workers"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Description: typing_extensions.TypeAlias = Description

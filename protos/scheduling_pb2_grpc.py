@@ -44,6 +44,11 @@ class SchedulerStub(object):
                 request_serializer=protos_dot_scheduling__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=protos_dot_scheduling__pb2.Description.FromString,
                 _registered_method=True)
+        self.Warm = channel.unary_unary(
+                '/batchyard.internal.v1.Scheduler/Warm',
+                request_serializer=protos_dot_scheduling__pb2.WarmRequest.SerializeToString,
+                response_deserializer=protos_dot_scheduling__pb2.WarmReply.FromString,
+                _registered_method=True)
 
 
 class SchedulerServicer(object):
@@ -61,6 +66,14 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Warm(self, request, context):
+        """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
+        scheduler is not ready until a worker has them. What was noted already is not noted twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +86,11 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=protos_dot_scheduling__pb2.DescribeRequest.FromString,
                     response_serializer=protos_dot_scheduling__pb2.Description.SerializeToString,
+            ),
+            'Warm': grpc.unary_unary_rpc_method_handler(
+                    servicer.Warm,
+                    request_deserializer=protos_dot_scheduling__pb2.WarmRequest.FromString,
+                    response_serializer=protos_dot_scheduling__pb2.WarmReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +147,33 @@ class Scheduler(object):
             '/batchyard.internal.v1.Scheduler/Describe',
             protos_dot_scheduling__pb2.DescribeRequest.SerializeToString,
             protos_dot_scheduling__pb2.Description.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Warm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.internal.v1.Scheduler/Warm',
+            protos_dot_scheduling__pb2.WarmRequest.SerializeToString,
+            protos_dot_scheduling__pb2.WarmReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,12 +31,20 @@ class SchedulerStub:
     def __new__(cls, channel: grpc.aio.Channel) -> SchedulerAsyncStub: ...
     Connect: grpc.StreamStreamMultiCallable[protos.scheduling_pb2.GatewayMessage, protos.scheduling_pb2.SchedulerMessage]
     Describe: grpc.UnaryUnaryMultiCallable[protos.scheduling_pb2.DescribeRequest, protos.scheduling_pb2.Description]
+    Warm: grpc.UnaryUnaryMultiCallable[protos.scheduling_pb2.WarmRequest, protos.scheduling_pb2.WarmReply]
+    """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
+    scheduler is not ready until a worker has them. What was noted already is not noted twice.
+    """
 
 @typing.type_check_only
 class SchedulerAsyncStub(SchedulerStub):
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
     Connect: grpc.aio.StreamStreamMultiCallable[protos.scheduling_pb2.GatewayMessage, protos.scheduling_pb2.SchedulerMessage]  # type: ignore[assignment]
     Describe: grpc.aio.UnaryUnaryMultiCallable[protos.scheduling_pb2.DescribeRequest, protos.scheduling_pb2.Description]  # type: ignore[assignment]
+    Warm: grpc.aio.UnaryUnaryMultiCallable[protos.scheduling_pb2.WarmRequest, protos.scheduling_pb2.WarmReply]  # type: ignore[assignment]
+    """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
+    scheduler is not ready until a worker has them. What was noted already is not noted twice.
+    """
 
 class SchedulerServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -52,5 +60,15 @@ class SchedulerServicer(metaclass=abc.ABCMeta):
         request: protos.scheduling_pb2.DescribeRequest,
         context: _ServicerContext,
     ) -> typing.Union[protos.scheduling_pb2.Description, collections.abc.Awaitable[protos.scheduling_pb2.Description]]: ...
+
+    @abc.abstractmethod
+    def Warm(
+        self,
+        request: protos.scheduling_pb2.WarmRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[protos.scheduling_pb2.WarmReply, collections.abc.Awaitable[protos.scheduling_pb2.WarmReply]]:
+        """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
+        scheduler is not ready until a worker has them. What was noted already is not noted twice.
+        """
 
 def add_SchedulerServicer_to_server(servicer: SchedulerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -284,18 +284,22 @@ class Moved(google.protobuf.message.Message):
     SAVED_FIELD_NUMBER: builtins.int
     LOADED_FIELD_NUMBER: builtins.int
     LOAD_US_FIELD_NUMBER: builtins.int
+    SAVE_US_FIELD_NUMBER: builtins.int
     saved: builtins.int
     loaded: builtins.int
     load_us: builtins.int
     """what the loads of step `loaded` took"""
+    save_us: builtins.int
+    """what the saves of step `saved` took"""
     def __init__(
         self,
         *,
         saved: builtins.int = ...,
         loaded: builtins.int = ...,
         load_us: builtins.int = ...,
+        save_us: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["load_us", b"load_us", "loaded", b"loaded", "saved", b"saved"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["load_us", b"load_us", "loaded", b"loaded", "save_us", b"save_us", "saved", b"saved"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Moved: typing_extensions.TypeAlias = Moved

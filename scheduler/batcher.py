@@ -2,8 +2,9 @@
 
 There are no phases. A request is `computed` tokens chasing `known` tokens under one budget per step: rows
 that decode first, then prompts, those in the middle of theirs and those that wait in one order: by priority,
-then by what their tenant has been served (docs/scheduling.md). A row can be preempted: it loses its blocks,
-keeps its tokens and waits for its turn again.
+then by what their tenant has been served (docs/scheduling.md). Beside rows that decode, prompts get no more
+of it than `chunking` says, so that no step takes long. A row can be preempted: it loses its blocks, keeps its
+tokens and waits for its turn again.
 
 Equal beginnings are computed once, however close together their requests come. A block can be shared from the
 moment its last token is in a step that is being composed, even by rows of that step (protos/step.proto says
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from protos.packing import pack_i32
 from protos.step_pb2 import Moved, NewRow, StepBatch
 from scheduler.block_pool import BlockPool
+from scheduler.chunking import prompt_budget
 from scheduler.entrance import Entrance, Room
 from scheduler.fairness import Tenant
 from scheduler.host_pool import HostPool
@@ -50,6 +52,11 @@ class Step:
     num_tokens: int
     sent_at: float = field(default_factory=time.monotonic)
 
+    @property
+    def age_us(self) -> float:
+        """Microseconds since it was sent."""
+        return (time.monotonic() - self.sent_at) * 1e6
+
 
 class Admissions(Protocol):
     """Who is told when a request gets or loses a row."""
@@ -70,10 +77,14 @@ class Batcher:
         *,
         caching: bool,
         admissions: Admissions,
+        calm_chunk_tokens: int = 0,
         num_host_blocks: int = 0,
         answers: AnswerLengths | None = None,
     ) -> None:
-        """`budget` is the most tokens in a step, at least one for every row. `answers` may be shared."""
+        """`budget` is the most tokens in a step, at least one for every row; see `chunking` for calm ones.
+
+        `answers` may be shared.
+        """
         self.rows = rows
         self.pool = pool
         self.budget = budget
@@ -91,6 +102,7 @@ class Batcher:
         self.entrance = Entrance(rows, self.tiers, PeakMemory(rows, pool, self.answers), caching=caching)
         self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
+        self._calm = calm_chunk_tokens
         self._victims = Victims(rows, budget)
         self._urgency = Urgency(rows.max_rows)
         self._decoding: dict[Tenant, int] = {}  # rows
@@ -128,7 +140,8 @@ class Batcher:
             tenant.charge(count)
         # Who just lost a row must not be overtaken.
         admitting = len(self._departures) == preemptions
-        chunks = self._fill(waiting, self.budget - len(decodes), batch, admitting=admitting)
+        prompts = prompt_budget(self.budget, len(decodes), self.backlog + waiting.work, self._calm)
+        chunks = self._fill(waiting, prompts, batch, admitting=admitting)
         self.tiers.save_ahead()
         if not (len(decodes) or chunks or self._freed or self.tiers.ordered):
             return None
@@ -238,21 +251,16 @@ class Batcher:
 
     # Admitting
 
-    def cached_tokens(self, request: Request) -> int:
-        """How many leading tokens of `request` are in this worker's cache, or shall be brought there."""
-        prefix = self.entrance.find(request)
-        return (len(prefix.head) + len(prefix.rest)) * self.rows.block_size
-
     def _admit(self, room: Room, batch: StepBatch) -> int:
         request, cached = room.request, room.cached
         self.pool.acquire(cached)
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
-        from_host = min(request.loaded, computed)
-        self.hits.host += from_host
-        self.hits.device += computed - from_host
+        self.hits.add(computed, request.loaded)
         if not request.paid:
-            request.tenant.charge(from_host * self.tiers.costs.load_share)
+            from_host = min(request.loaded, computed)
+            worth = self.tiers.costs.tokens_worth(from_host // self.rows.block_size)
+            request.tenant.charge(min(from_host, worth))
         row = self.rows.take(request, blocks, computed)
         request.row = row
         request.tenant.took_row()
@@ -290,6 +298,7 @@ class Batcher:
     def _leave(self, row: int) -> None:
         """The row takes no part in steps to come. It and its blocks are reusable behind the fence."""
         self._stop(row)
+        self.sharing.leave(row, self.sent)
         self.pool.release(self.rows.blocks_of(row), self.sent)
         self._departures.append((self.sent, row))
         self._freed.append(row)
@@ -328,6 +337,7 @@ class Batcher:
                 back.append(self._give_back(row))
             self._request(row).row = None
             self.rows.vacate(row)
+            self.sharing.vacate(row)
         return back
 
     def evacuate(self) -> list[Request]:

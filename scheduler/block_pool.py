@@ -12,21 +12,24 @@ With a host tier, the cached blocks used longest ago are copied there ahead of n
 cached, and can be evicted without loss; it is evicted before any other.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from prefix_cache.hashing import Digest
 from prefix_cache.index import PrefixIndex
+from prefix_cache.mirror import Remembered
 from scheduler.lru import LruList
 
 
 class Contents(NamedTuple):
-    """That `block` holds `digest` as long as its generation stays the same."""
+    """That `block` holds `digest`, `depth` blocks into its chain, while its generation stays the same."""
 
     block: int
     digest: Digest
     generation: int
+    depth: int
 
 
 class BlockPool:
@@ -37,17 +40,21 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.generations = list(generations) or [0] * num_blocks
         self.index = PrefixIndex()
+        self.evictions = 0  # blocks that lost a known prefix to others
+        self.returned = 0  # times a block came back to `available` or `ready`
+        self.registered = 0  # times one became known
+        self._depths = array("I", bytes(4 * num_blocks))  # of blocks that the index knows
         self._references = [0] * num_blocks
         # Low ids first: a lightly used pool touches little memory.
         self._free = list(range(num_blocks - 1, -1, -1))
         self._cached = LruList(num_blocks)
         self._spare = LruList(num_blocks)  # cached as well, and copied
         self._copied: set[int] = set()  # being copied or copied, and not acquired since
-        self._fences: deque[tuple[int, list[int]]] = deque()
         self._unconfirmed: deque[tuple[int, int, Digest]] = deque()
-        self._fence_of: dict[
-            int, int
-        ] = {}  # the fence that counts: a block may pass several before one holds
+        self._releases = 0
+        self._fences: deque[tuple[int, int, list[int]]] = deque()  # step, number of the release, blocks
+        # The release that counts: a block may be acquired and released again before the first one's fence.
+        self._fence_of: dict[int, int] = {}
 
     @property
     def free(self) -> int:
@@ -129,10 +136,20 @@ class BlockPool:
             else:
                 self._references[block] = 0
                 self._spare.append(block)
+                self.returned += 1
 
-    def register(self, block: int, digest: Digest, step: int) -> None:
-        """A held block is full, and holds `digest` once `step` is done: steps after it may share it."""
+    def register(self, block: int, digest: Digest, depth: int, step: int) -> None:
+        """A held block is full, and holds `digest` once `step` is done: steps after it may share it.
+
+        `depth` blocks stand before it in its chain. Of two blocks that hold the same, the one that is in use
+        longer is known: the other would be evicted before what follows in the chain.
+        """
+        twin = self.index.find(digest)
+        if twin is not None and self._outlasts(block, twin):
+            self._give_up(twin)
         if self.index.insert(digest, block):
+            self.registered += 1
+            self._depths[block] = depth
             self._unconfirmed.append((step, block, digest))
 
     def confirmed(self, step: int) -> list[Contents]:
@@ -141,25 +158,32 @@ class BlockPool:
         while self._unconfirmed and self._unconfirmed[0][0] <= step:
             _, block, digest = self._unconfirmed.popleft()
             if self.index.digest_of(block) == digest:
-                contents.append(Contents(block, digest, self.generations[block]))
+                contents.append(self._contents(block, digest))
         return contents
 
-    def restore(self, remembered: Mapping[int, tuple[Digest, int]]) -> int:
-        """Makes free blocks cached ones where they still hold what is remembered of them.
+    def everything(self) -> list[Contents]:
+        """What is registered, though it may not be in place until all steps sent are answered."""
+        digests = ((block, self.index.digest_of(block)) for block in range(self.num_blocks))
+        return [self._contents(block, digest) for block, digest in digests if digest]
 
-        `remembered` gives digest and generation by block; with another generation it was written since.
-        Returns how many blocks were restored.
+    def restore(self, remembered: Mapping[int, Remembered]) -> int:
+        """Makes free blocks cached ones where they still hold what is `remembered` of them, by block.
+
+        With another generation a block was written since. Tails will be evicted before heads, the deepest
+        first: when each was used last nobody remembers. Returns how many blocks were restored.
         """
-        valid = {
-            block: digest
-            for block, (digest, generation) in remembered.items()
-            if 0 <= block < self.num_blocks and self.generations[block] == generation
-        }
-        restored = {
-            block for block in self._free if block in valid and self.index.insert(valid[block], block)
-        }
-        self._free = [block for block in self._free if block not in restored]
-        for block in sorted(restored):
+        restored = [
+            block
+            for block in self._free
+            if (known := remembered.get(block))
+            and known.generation == self.generations[block]
+            and self.index.insert(known.digest, block)
+        ]
+        for block in restored:
+            self._depths[block] = remembered[block].depth
+        gone = set(restored)
+        self._free = [block for block in self._free if block not in gone]
+        for block in sorted(restored, key=self._depths.__getitem__, reverse=True):
             self._cached.append(block)
         return len(restored)
 
@@ -170,22 +194,24 @@ class BlockPool:
         prefix without its head is worth nothing.
         """
         gone = []
+        self._releases += 1
         for block in reversed(blocks):
             self._references[block] -= 1
             if self._references[block] == 0:
                 gone.append(block)
-                self._fence_of[block] = after_step
+                self._fence_of[block] = self._releases
         if gone:
-            self._fences.append((after_step, gone))
+            self._fences.append((after_step, self._releases, gone))
 
     def settle(self, step: int) -> None:
         """All steps up to `step` have been answered."""
         while self._fences and self._fences[0][0] <= step:
-            fence, blocks = self._fences.popleft()
+            _, release, blocks = self._fences.popleft()
             for block in blocks:
-                if self._fence_of.get(block) != fence:
-                    continue  # acquired meanwhile, and perhaps released again behind a later fence
+                if self._fence_of.get(block) != release:
+                    continue  # acquired meanwhile, and perhaps released again
                 del self._fence_of[block]
+                self.returned += 1
                 if self.index.has(block):
                     self._cached.append(block)
                 else:
@@ -204,8 +230,25 @@ class BlockPool:
         if used + self.fenced != self.held:
             raise AssertionError(f"{used} blocks in use + {self.fenced} fenced != {self.held} held")
 
+    def _outlasts(self, block: int, twin: int) -> bool:
+        if self._references[twin] or self._references[block]:
+            return not self._references[twin]
+        return self._fence_of.get(twin, 0) < self._fence_of.get(block, 0)
+
+    def _give_up(self, block: int) -> None:
+        """Nobody uses `block`, and it is not to be found any more."""
+        self.index.remove(block)
+        self._copied.discard(block)
+        if block not in self._fence_of:
+            (self._spare if block in self._spare else self._cached).remove(block)
+            self._free.append(block)
+
+    def _contents(self, block: int, digest: Digest) -> Contents:
+        return Contents(block, digest, self.generations[block], self._depths[block])
+
     def _evict(self) -> int:
         block = (self._spare if len(self._spare) else self._cached).pop_oldest()
         self._copied.discard(block)
         self.index.remove(block)
+        self.evictions += 1
         return block

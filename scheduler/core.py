@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -20,6 +20,7 @@ from protos.scheduling_pb2 import (
     REFUSAL_REASON_UNAVAILABLE,
     Description,
     Submit,
+    WarmPrompt,
 )
 from scheduler import admission
 from scheduler.deadlines import Deadlines
@@ -33,8 +34,10 @@ from scheduler.request import Request
 from scheduler.session import Session, Sessions
 from scheduler.shedding import Door, QueueLimits
 from scheduler.state import describe
+from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
+from scheduler.warming import Warming
 
 log = structlog.get_logger()
 
@@ -63,7 +66,7 @@ class Scheduler:
         self.preempted_for: Counter[Cause] = Counter()
         self.timeouts = 0
         self.prompt_tokens = 0  # of requests that got a row
-        self.hit_tokens = 0  # of these, found in the cache
+        self.hits = HitTokens()  # of these, found in the cache
         self.answers = AnswerLengths()
         self.lanes = [
             Lane(
@@ -80,6 +83,7 @@ class Scheduler:
             for transport in transports
         ]
         self.mirror = mirror
+        self._warming = Warming(self.sessions.open(), self.tenants.house, self.cancel)
         self._spans = spans
         self._placement = placement or LeastCost()
         self._caching = options.caching
@@ -98,6 +102,7 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             for lane in self.lanes:
                 group.create_task(lane.run())
+            group.create_task(self._warming.run())
             if self.mirror:
                 group.create_task(self.mirror.run())
 
@@ -127,9 +132,14 @@ class Scheduler:
         for request in self.sessions.close(session):
             self._end(request)
 
+    def warm(self, prompts: Iterable[WarmPrompt]) -> None:
+        """Every worker is to have these prompts in its cache before it counts as ready."""
+        self._warming.add(prompts)
+        self._wake()
+
     def describe(self) -> Description:
         """The state now."""
-        return describe(self.lanes, len(self.waiting))
+        return describe(self.lanes, len(self.waiting), self._warming)
 
     # What the lanes tell
 
@@ -139,7 +149,7 @@ class Scheduler:
             request.started = True
             self.door.left(request)
             self.prompt_tokens += request.prompt_len
-            self.hit_tokens += cached_tokens
+            self.hits.add(cached_tokens, request.loaded)
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 
@@ -164,6 +174,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._woken = False
+        self._warming.give(self.lanes)
         self._place()
         for lane in self.lanes:
             while lane.step():

@@ -5,10 +5,11 @@ tokens computed for it, divided by its weight; whoever waits and has the least g
 
     charge        1 for every token computed, of prompts and of answers, when its step is composed. A token
                   found in the device's cache costs nothing, one loaded from host memory what loading it takes
-                  (`MoveCosts.load_share`), one computed again after its row was lost nothing more
+                  (`MoveCosts.tokens_worth`), one computed again after its row was lost nothing more
     lookahead     LOOKAHEAD tokens are charged when a row is taken and credited when it is left. Rows are
                   held for long: without it a tenant that is behind would be given rows until it has caught
                   up, and would keep far too many of them for as long as its answers last
+    house         the scheduler's own requests go before all others of their priority, and nobody pays
     lift          a tenant that has nothing waiting, and comes back, starts no lower than the least counter of
                   those that wait: nobody saves up what he did not use
 
@@ -65,6 +66,7 @@ class Tenants:
     """Everybody with something to do, and those whose counters still say something."""
 
     def __init__(self) -> None:
+        self.house = Tenant(counter=-math.inf)  # whatever it is charged
         self._known: dict[str, Tenant] = {}
         self._level = 0.0  # nobody comes in below
         self._waiting: list[tuple[float, int, Tenant]] = []  # a lazy heap of those that wait
@@ -90,7 +92,7 @@ class Tenants:
     def waits(self, tenant: Tenant) -> None:
         """A request of `tenant` entered a queue."""
         tenant.waiting += 1
-        if tenant.waiting == 1:
+        if tenant.waiting == 1 and tenant is not self.house:  # the least is that of others
             self._entries += 1
             tenant.entry = self._entries
             heapq.heappush(self._waiting, (tenant.counter, tenant.entry, tenant))

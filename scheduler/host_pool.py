@@ -33,13 +33,18 @@ class HostPool:
         return len(self._free)
 
     @property
+    def saving(self) -> int:
+        """Blocks that are being written."""
+        return len(self._saving)
+
+    @property
     def cached(self) -> int:
         """Blocks that hold a prefix."""
         return len(self._cached) + len(self._loading)
 
-    def __contains__(self, digest: Digest) -> bool:
+    def __contains__(self, digest: object) -> bool:
         """Whether `digest` is here, or on its way."""
-        return self._index.find(digest) is not None
+        return digest in self._index
 
     def find(self, digest: Digest) -> int | None:
         """The block that holds `digest` and can be loaded, unless it is being loaded."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -14,10 +14,11 @@ from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
+from scheduler.cache_counts import CacheCounts
 from scheduler.load import Load
+from scheduler.outlook import Outlook
 from scheduler.pacing import Pacing
 from scheduler.peak import AnswerLengths
-from scheduler.promises import Promises
 from scheduler.queue import WaitingQueue
 from scheduler.remembering import Remembering
 from scheduler.request import Request
@@ -40,6 +41,7 @@ class LaneOptions:
     steps_in_flight: int  # at least; 1 is synchronous
     step_timeout: float  # seconds
     caching: bool
+    calm_chunk_tokens: int  # prompt tokens that may always join rows that decode; 0 for no limit
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class _Connection:
     in_flight: deque[Step]
     remembering: Remembering | None
     pacing: Pacing
-    promises: Promises = field(default_factory=Promises)
+    outlook: Outlook
 
 
 class Lane:
@@ -75,10 +77,11 @@ class Lane:
         self.address = transport.address
         self.waiting = waiting  # given to this worker, not yet in a row
         self.worker: WorkerDescription | None = None  # as it last described itself
+        self.streams = 0  # opened so far: with each the worker may have another cache
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
-        self._evictions = 0  # on streams before this one
+        self._counts = CacheCounts()  # on streams before this one
         self.last_result = time.monotonic()
         self._transport = transport
         self._options = options
@@ -91,6 +94,11 @@ class Lane:
         self._connection: _Connection | None = None
 
     @property
+    def name(self) -> str:
+        """The worker's, or its address until it has told."""
+        return self.worker.worker_id if self.worker else self.address
+
+    @property
     def connected(self) -> bool:
         """Whether steps can be sent."""
         return self._connection is not None
@@ -101,9 +109,9 @@ class Lane:
         return self._connection.batcher if self._connection else None
 
     @property
-    def evictions(self) -> int:
-        """Blocks whose cached contents were given up for others."""
-        return self._evictions + (self.batcher.pool.index.removed if self.batcher else 0)
+    def cache_counts(self) -> CacheCounts:
+        """Since the scheduler started."""
+        return self._counts + CacheCounts.of(self.batcher) if self.batcher else self._counts
 
     @property
     def steps_in_flight(self) -> int:
@@ -119,72 +127,30 @@ class Lane:
         return batcher is not None and self.waiting.work_before(request) < WORK_AHEAD * batcher.budget
 
     def load_bound(self, request: Request, guess: int) -> Load:
-        """As `load_for`, found faster, most so if `guess` tokens are uncached.
-
-        `uncached` may be too low where the index has a hole.
-        """
-        connection = self._connected()
-        index, count = connection.batcher.pool.index, self._reusable(connection, request)
-        blocks = (len(request.tokens) - guess) // connection.worker.block_size
-        prefix = index.bound(request.digests, count, connection.promises, blocks)
-        return self._load(connection, request, prefix)
+        """What `request` would find here at best: see `Outlook.bound`. Needs a connected worker."""
+        return self._connected().outlook.bound(request, guess)
 
     def load_for(self, request: Request) -> Load:
         """What `request` would find here. Needs a connected worker."""
-        connection = self._connected()
-        return self._load(connection, request, self._prefix(connection, request))
+        return self._connected().outlook.exact(request)
 
     def give(self, request: Request, load: Load) -> None:
         """`request`, which finds `load` here, is to run here."""
-        connection = self._connected()
-        prefix = (len(request.tokens) - load.uncached) // connection.worker.block_size
+        outlook = self._connected().outlook
         request.lane = self
         request.work = load.uncached
         self.waiting.push(request)
-        if new := request.digests[prefix : self._reusable(connection, request)]:
-            connection.promises.make(request, new)
+        outlook.expect(request, load)
 
     def _connected(self) -> _Connection:
         if self._connection is None:
             raise AssertionError("not connected")
         return self._connection
 
-    def _reusable(self, connection: _Connection, request: Request) -> int:
-        return request.reusable(connection.worker.block_size) if self._options.caching else 0
-
-    def _prefix(self, connection: _Connection, request: Request) -> int:
-        """Leading blocks of `request` that are cached here, or will be before it runs."""
-        size = connection.worker.block_size
-        found = connection.batcher.cached_tokens(request) // size
-        for digest in request.digests[found : self._reusable(connection, request)]:
-            if digest not in connection.promises:
-                break
-            found += 1
-        return found
-
-    def _load(self, connection: _Connection, request: Request, prefix: int) -> Load:
-        batcher, pool = connection.batcher, connection.batcher.pool
-        size = connection.worker.block_size
-        return Load(
-            uncached=len(request.tokens) - prefix * size,
-            queued=self.waiting.work + batcher.backlog,
-            rows=batcher.rows.taken + len(self.waiting),
-            context=pool.held * size,
-            free=pool.free * size,
-            available=pool.available * size,
-        )
-
     def _give_back(self, connection: _Connection, preempted: list[Request]) -> None:
         for request in preempted:
-            connection.promises.drop(request)
+            connection.outlook.forget(request)
         self._take_back(preempted)
-
-    def _keep_promises(self, connection: _Connection) -> None:
-        """Drops the promises of requests whose prompts are composed to the end: the index knows them now."""
-        rows = connection.batcher.rows
-        for request in connection.promises.requests():
-            if request.row is not None and rows.computed[request.row] >= len(request.tokens):
-                connection.promises.drop(request)
 
     def step(self) -> bool:
         """Composes and sends one step, if there is something to do and room in flight."""
@@ -197,14 +163,14 @@ class Lane:
             return False
         connection.in_flight.append(step)
         connection.stream.send(step.batch)
-        if connection.promises and step.batch.chunk_rows:
-            self._keep_promises(connection)
+        if step.batch.chunk_rows:
+            connection.outlook.composed()
         return True
 
     def end(self, request: Request) -> None:
         """`request`, which was given to this worker, is over."""
         if self._connection:
-            self._connection.promises.drop(request)
+            self._connection.outlook.forget(request)
         batcher = self.batcher
         if request.row is not None:
             if batcher:
@@ -248,6 +214,7 @@ class Lane:
             worker.max_batched_tokens,
             caching=self._options.caching,
             admissions=self._admissions,
+            calm_chunk_tokens=self._options.calm_chunk_tokens,
             num_host_blocks=worker.num_host_blocks,
             answers=self._answers,
         )
@@ -260,8 +227,10 @@ class Lane:
             deque(),
             remembering,
             Pacing(self._options.steps_in_flight),
+            Outlook(batcher, self.waiting, caching=self._options.caching),
         )
         self.worker = worker
+        self.streams += 1
         self.last_result = time.monotonic()
         log.info(
             "worker_connected",
@@ -295,7 +264,8 @@ class Lane:
                 if connection.remembering:
                     connection.remembering.answered(result.step, connection.batcher.sent)
                 busy_us = result.forward_us + result.sample_us
-                connection.pacing.observe(busy_us)
+                at_worker_us = result.queue_us + busy_us
+                connection.pacing.observe(busy_us, step.age_us - at_worker_us)
                 connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
                 self._account(step)
                 self._sessions.flush()
@@ -330,6 +300,6 @@ class Lane:
         if connection is None:
             return
         connection.stream.close()
-        self._evictions += connection.batcher.pool.index.removed
+        self._counts += CacheCounts.of(connection.batcher)
         self._take_back(connection.batcher.evacuate() + self.waiting.drain())
         self._on_change()

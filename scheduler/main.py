@@ -32,7 +32,12 @@ async def run(settings: SchedulerSettings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
     transports = [GrpcTransport(address) for address in settings.worker_addresses]
-    options = LaneOptions(settings.steps_in_flight, settings.step_timeout, settings.enable_prefix_caching)
+    options = LaneOptions(
+        settings.steps_in_flight,
+        settings.step_timeout,
+        settings.enable_prefix_caching,
+        settings.calm_chunk_tokens,
+    )
     mirror = _mirror(settings.redis)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from scheduler.core import Scheduler
 from scheduler.preemption import Cause
+from scheduler.prefix_metrics import prefix_metrics
 
 
 class SchedulerCollector(Collector):
@@ -37,13 +38,7 @@ class SchedulerCollector(Collector):
             connected.add_metric([name], worker.connected)
         yield from (blocks, rows, connected)
         yield from self._steps()
-        yield from self._prefixes()
-        if mirror := self._scheduler.mirror:
-            lag = GaugeMetricFamily("batchyard_mirror_lag", "blocks not written to Redis yet")
-            lag.add_metric([], mirror.lag)
-            away = GaugeMetricFamily("batchyard_mirror_away", "1 while Redis does not take what is written")
-            away.add_metric([], mirror.away)
-            yield from (lag, away)
+        yield from prefix_metrics(self._scheduler)
 
     def _queue(self) -> Iterator[Metric]:
         scheduler = self._scheduler
@@ -71,29 +66,14 @@ class SchedulerCollector(Collector):
         tenants.add_metric([], len(scheduler.tenants))
         yield from (preemptions, refused, shed, timeouts, tokens, tenants)
 
-    def _prefixes(self) -> Iterator[Metric]:
-        prompts = CounterMetricFamily("batchyard_prompt_tokens", "of requests that began to run")
-        prompts.add_metric([], self._scheduler.prompt_tokens)
-        hits = CounterMetricFamily(
-            "batchyard_prefix_hit_tokens", "prompt tokens found in a cache, by where", labels=["tier"]
-        )
-        hits.add_metric(["gpu"], self._scheduler.hit_tokens)
-        evictions = CounterMetricFamily(
-            "batchyard_evicted_blocks", "blocks that lost a cached prefix to others", labels=["worker"]
-        )
-        for lane in self._scheduler.lanes:
-            evictions.add_metric([lane.worker.worker_id if lane.worker else lane.address], lane.evictions)
-        yield from (prompts, hits, evictions)
-
     def _steps(self) -> Iterator[Metric]:
         steps = CounterMetricFamily("batchyard_steps", "steps answered", labels=["worker"])
         seconds = CounterMetricFamily("batchyard_step_seconds", "from sending to answer", labels=["worker"])
         tokens = CounterMetricFamily("batchyard_generated_tokens", "tokens delivered", labels=["worker"])
         for lane in self._scheduler.lanes:
-            name = lane.worker.worker_id if lane.worker else lane.address
-            steps.add_metric([name], lane.steps)
-            seconds.add_metric([name], lane.step_seconds)
-            tokens.add_metric([name], lane.tokens)
+            steps.add_metric([lane.name], lane.steps)
+            seconds.add_metric([lane.name], lane.step_seconds)
+            tokens.add_metric([lane.name], lane.tokens)
         yield from (steps, seconds, tokens)
 
 

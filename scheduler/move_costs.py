@@ -10,6 +10,7 @@ bfloat16 are 2 MiB, 40 µs over PCIe 5, and take about 0.4 ms to compute.
 """
 
 ROUND_TRIP_US = 2_000  # what waits for a load misses about a step
+LOAD_SHARE = 0.1  # of the time to compute a block, to load it: until the worker has told
 _WEIGHT = 0.1  # of the newest observation in a running mean
 
 
@@ -32,19 +33,18 @@ class MoveCosts:
         """`num_blocks` were loaded in so many microseconds."""
         self._load_us = _mean(self._load_us, took_us / num_blocks)
 
-    @property
-    def load_share(self) -> float:
-        """What a token costs that is loaded, in tokens computed; 0 until both are known."""
-        if self._token_us is None or self._load_us is None:
-            return 0.0
-        return min(1.0, self._load_us / (self._block_size * self._token_us))
-
     def loading_pays(self, num_blocks: int) -> bool:
         """Whether to load `num_blocks` rather than to compute what they hold."""
         if self._token_us is None or self._load_us is None:
             return True
         loading = ROUND_TRIP_US + num_blocks * self._load_us
         return loading < num_blocks * self._block_size * self._token_us
+
+    def tokens_worth(self, num_blocks: int) -> float:
+        """How many tokens could be computed in the time that loading `num_blocks` takes."""
+        if self._token_us is None or self._load_us is None:
+            return LOAD_SHARE * num_blocks * self._block_size
+        return num_blocks * self._load_us / self._token_us
 
 
 def _mean(mean: float | None, value: float) -> float:

@@ -1,6 +1,6 @@
 """Which worker gets a request: the one where it costs least.
 
-    cost(worker) = COMPUTE * uncached + queued + ROW * rows + CONTEXT * context + EVICT * evicted
+    cost(worker) = COMPUTE * (uncached + loading) + queued + ROW * rows + CONTEXT * context + EVICT * evicted
                    + WAIT * short
 
 in tokens of prefill: the time in which a worker computes one prompt token, some 28 µs for 8 billion
@@ -10,6 +10,8 @@ parameters on an H200. So a cost is a time, and no worker's speed has to be gues
                on that worker: COMPUTE is more than 1, so that a prefix somebody is about to compute is waited
                for rather than computed twice; and not much more, so that a hot prefix is computed again on
                an idle worker before its first one is buried
+    loading    the time to bring blocks of the prompt from the worker's host memory, as the tokens computed in
+               it: about a tenth of what these blocks hold
     queued     prompt tokens it must wait for: of requests given to the worker, of rows in their prompt
     rows       requests beside it, which share every step with it for a while (128 steps at half a token)
     context    tokens in blocks in use, which every step of that while reads
@@ -34,7 +36,7 @@ WAIT = 4.0
 def cost(load: Load) -> float:
     """What a request costs on a worker, in tokens of prefill."""
     return (
-        COMPUTE * load.uncached
+        COMPUTE * (load.uncached + load.loading)
         + load.queued
         + ROW * load.rows
         + CONTEXT * load.context

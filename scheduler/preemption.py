@@ -4,6 +4,7 @@ A row is paused at a step's edge. It keeps its tokens, its blocks stay in the ca
 it goes on from there with the very tokens it would have had.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
@@ -59,10 +60,11 @@ class Victims:
     def _owes(self, tenant: Tenant, other: Tenant) -> bool:
         """Whether it was served far more, and would have no fewer rows when one has changed hands.
 
-        With equal rows debts are paid off, or grow no more: then it is for admission to even them out.
+        With equal rows debts are paid off, or grow no more: then it is for admission to even them out. Nobody
+        can owe to who is charged nothing, and so counts as served infinitely less.
         """
         has_more_rows = (tenant.rows - 1) * other.weight >= (other.rows + 1) * tenant.weight
-        return has_more_rows and tenant.served - other.served > self._debt / other.weight
+        return has_more_rows and self._debt / other.weight < tenant.served - other.served < math.inf
 
     def _dispensable(self, row: int) -> tuple[int, int]:
         return -int(self._rows.priority[row]), self._request(row).arrival

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prefix_cache.mirror import PrefixMirror
+from prefix_cache.mirror import PrefixMirror, Remembered
 from scheduler.block_pool import BlockPool, Contents
 
 _AT_ONCE = 512  # blocks told again after one step: a fraction of a millisecond
@@ -27,17 +27,12 @@ class Remembering:
         self._tell(self._pool.confirmed(step))
         if self._mirror.lost(self._key):
             # What is known now may still be on its way: it is in place once all steps sent are answered.
-            self._again, self._again_after = self._everything(), sent
+            self._again, self._again_after = self._pool.everything(), sent
         elif self._again and step >= self._again_after:
             pool = self._pool
             part, self._again = self._again[:_AT_ONCE], self._again[_AT_ONCE:]
             self._tell([known for known in part if pool.generations[known.block] == known.generation])
 
-    def _everything(self) -> list[Contents]:
-        pool = self._pool
-        digests = ((block, pool.index.digest_of(block)) for block in range(pool.num_blocks))
-        return [Contents(block, digest, pool.generations[block]) for block, digest in digests if digest]
-
     def _tell(self, contents: Sequence[Contents]) -> None:
         for known in contents:
-            self._mirror.note(self._key, *known)
+            self._mirror.note(self._key, known.block, Remembered(known.digest, known.generation, known.depth))

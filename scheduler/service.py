@@ -6,7 +6,14 @@ from typing import Any
 
 import structlog
 
-from protos.scheduling_pb2 import DescribeRequest, Description, GatewayMessage, SchedulerMessage
+from protos.scheduling_pb2 import (
+    DescribeRequest,
+    Description,
+    GatewayMessage,
+    SchedulerMessage,
+    WarmReply,
+    WarmRequest,
+)
 from protos.scheduling_pb2_grpc import SchedulerServicer
 from scheduler.core import Scheduler
 from scheduler.session import Session
@@ -38,6 +45,11 @@ class SchedulerService(SchedulerServicer):
     async def Describe(self, request: DescribeRequest, context: Any) -> Description:  # noqa: N802
         """The state now."""
         return self._scheduler.describe()
+
+    async def Warm(self, request: WarmRequest, context: Any) -> WarmReply:  # noqa: N802
+        """Notes prompts for every worker."""
+        self._scheduler.warm(request.prompts)
+        return WarmReply()
 
     async def _read(self, session: Session, messages: AsyncIterator[GatewayMessage]) -> None:
         try:

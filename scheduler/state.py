@@ -5,16 +5,18 @@ from collections.abc import Sequence
 
 from protos.scheduling_pb2 import Description, WorkerState
 from scheduler.lane import Lane
+from scheduler.warming import Warming
 
 RECENT_SECONDS = 30.0  # a worker with steps in flight has stepped lately if it answered one within this time
 
 
-def describe(lanes: Sequence[Lane], waiting: int) -> Description:
+def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Description:
     """Counts over all workers; `waiting` are the requests not given to any of them yet."""
     workers = [lane.worker for lane in lanes if lane.connected and lane.worker]
     states = [_state(lane) for lane in lanes]
     return Description(
-        ready=any(makes_progress(lane) for lane in lanes),
+        ready=any(makes_progress(lane) and not warming.left(lane) for lane in lanes),
+        warming=min((warming.left(lane) for lane in lanes if lane.connected), default=0),
         max_model_len=max((worker.max_model_len for worker in workers), default=0),
         vocab_size=max((worker.vocab_size for worker in workers), default=0),
         waiting=waiting + sum(_waiting(lane) for lane in lanes),

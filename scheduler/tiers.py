@@ -54,6 +54,12 @@ class HitTokens:
     device: int = 0
     host: int = 0
 
+    def add(self, found: int, loaded: int) -> None:
+        """`found` leading tokens of a request, which waited for `loaded` of them to come from the host."""
+        from_host = min(loaded, found)
+        self.host += from_host
+        self.device += found - from_host
+
 
 @dataclass(frozen=True, slots=True)
 class _Saves:
@@ -66,6 +72,7 @@ class _Saves:
 class _Load:
     step: int
     arriving: dict[Digest, int]
+    depths: list[int]  # of those that arrive
     host_blocks: list[int]
     held: list[int]  # in the order of their sequence, those that arrive among them
 
@@ -80,6 +87,8 @@ class Tiers:
         self.costs = costs
         self.saved_blocks = 0
         self.loaded_blocks = 0
+        self.save_us = 0  # what all saves took together
+        self.load_us = 0
         self.loaded = 0  # the loads of all steps up to this one have arrived
         self._reserve = reserve
         self._next_saves: list[tuple[int, int]] = []
@@ -169,7 +178,7 @@ class Tiers:
         """Orders the rest of `prefix` with `step`, the next to be sent. Needs as many ready blocks."""
         self.pool.acquire(prefix.on_device)
         fresh = iter(self.pool.allocate(prefix.num_loads))
-        held, arriving, host_blocks = list(prefix.head), {}, []
+        held, arriving, depths, host_blocks = list(prefix.head), {}, [], []
         for digest, block in prefix.rest:
             if block is not None:
                 held.append(block)
@@ -178,11 +187,12 @@ class Tiers:
             if host_block is None:
                 raise AssertionError("a prefix was found, and has changed since")
             arriving[digest] = next(fresh)
+            depths.append(len(held))
             held.append(arriving[digest])
             host_blocks.append(host_block)
         self.host.pin(host_blocks)
         self._arriving.update(dict.fromkeys(arriving, step))
-        self._next_loads.append(_Load(step, arriving, host_blocks, held))
+        self._next_loads.append(_Load(step, arriving, depths, host_blocks, held))
 
     # Both
 
@@ -201,6 +211,8 @@ class Tiers:
 
     def moved(self, news: Moved, sent: int) -> None:
         """The worker says what is done; `sent` is the last step on its way, which may read what arrived."""
+        self.save_us += news.save_us
+        self.load_us += news.load_us
         while self._saves and self._saves[0].step <= news.saved:
             saves = self._saves.popleft()
             self.host.saved(saves.host_blocks)
@@ -209,9 +221,9 @@ class Tiers:
         arrived = 0
         while self._loads and self._loads[0].step <= news.loaded:
             load = self._loads.popleft()
-            for digest, block in load.arriving.items():
+            for (digest, block), depth in zip(load.arriving.items(), load.depths, strict=True):
                 del self._arriving[digest]
-                self.pool.register(block, digest, sent)
+                self.pool.register(block, digest, depth, sent)
             self.host.unpin(load.host_blocks)
             self.pool.release(load.held, sent)
             arrived += len(load.arriving)

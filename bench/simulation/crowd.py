@@ -192,7 +192,7 @@ async def gather(
     """A crowd before one worker with the speed and the memory of an H200 with llama-8b."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     worker = Witness(num_blocks, max_rows)
-    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
+    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True, calm_chunk_tokens=0)
     clock: Callable[[], float] = asyncio.get_running_loop().time
     scheduler = Scheduler(
         [SimulatedTransport(worker)], options, RequestSpans(NoOpTracer()), limits=limits, clock=clock

@@ -1,16 +1,17 @@
-"""A trace through the real scheduler on simulated workers, in virtual time."""
+"""Requests through the real scheduler: on simulated workers in virtual time, or on any others."""
 
 import asyncio
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 from opentelemetry.trace import NoOpTracer
 
-from bench.simulation.trace import Arrival
+from batchyard.config import SchedulerSettings
 from bench.simulation.virtual_time import run
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
 from protos.packing import pack_i32, unpack_u64
@@ -19,14 +20,28 @@ from protos.scheduling_pb2 import SchedulerMessage, Submit
 from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
+from scheduler.request import Tokens
 from scheduler.session import Session
 from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
+from scheduler.transport import Transport
+
+
+class Arrival(Protocol):
+    """A request: seconds from the start, tokens of prompt and answer, and the prompt [length] int32."""
+
+    @property
+    def at(self) -> float: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def output(self) -> int: ...
+    def tokens(self) -> Tokens: ...
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of each request, in virtual seconds, by its number in the trace."""
+    """What became of each request, in seconds of the event loop, by its number."""
 
     prompt: npt.NDArray[np.int64]
     cached: npt.NDArray[np.int64]  # prompt tokens that were not computed
@@ -34,9 +49,8 @@ class Outcome:
     first: npt.NDArray[np.float64]  # when its first token came; infinite for a refused one
     last: npt.NDArray[np.float64]
     count: npt.NDArray[np.int64]  # tokens
+    gaps: list[npt.NDArray[np.float64]] = field(default_factory=list)  # between tokens, step by step
     preemptions: int = 0
-    busy: list[float] = field(default_factory=list)  # by worker, seconds
-    computed: list[int] = field(default_factory=list)  # by worker, prompt tokens
 
     @property
     def ttft(self) -> npt.NDArray[np.float64]:
@@ -45,37 +59,60 @@ class Outcome:
 
     @property
     def itl(self) -> npt.NDArray[np.float64]:
-        """Mean seconds from token to token of each request; 0 for one token."""
-        return np.nan_to_num(self.last - self.first) / np.maximum(1, self.count - 1)
+        """Mean seconds from token to token of each request; 0 for one token, and for a refused one."""
+        span = np.zeros(len(self.count))
+        np.subtract(self.last, self.first, out=span, where=self.count > 0)
+        return span / np.maximum(1, self.count - 1)
 
     @property
     def hit_rate(self) -> float:
         """Share of prompt tokens that were not computed."""
         return float(self.cached.sum() / self.prompt.sum())
 
+    @property
+    def seconds(self) -> float:
+        """From the first arrival to the last token."""
+        return float(self.last[self.count > 0].max() - self.arrived.min())
+
     def good(self, ttft: float, itl: float) -> npt.NDArray[np.bool_]:
         """Which requests kept both limits, in seconds; one that was refused did not."""
         return (self.ttft <= ttft) & (self.itl <= itl) & (self.count > 0)
 
 
+OPTIONS = LaneOptions(
+    steps_in_flight=2,
+    step_timeout=1e9,
+    caching=True,
+    calm_chunk_tokens=SchedulerSettings.model_validate({}).calm_chunk_tokens,
+)
+
+
 def play(
-    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+    arrivals: Sequence[Arrival],
+    workers: Sequence[SimulatedWorker],
+    placement: Placement | None = None,
+    options: LaneOptions = OPTIONS,
+    concurrency: int | None = None,
 ) -> Outcome:
-    """Plays `arrivals` to the end."""
+    """Plays `arrivals` to the end, at most `concurrency` at a time, in virtual time."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    transports = [SimulatedTransport(worker) for worker in workers]
     gc.collect()
     gc.freeze()
     try:
-        return run(_play(arrivals, workers, placement))
+        return run(serve(arrivals, transports, placement, options, concurrency))
     finally:
         gc.unfreeze()
 
 
-async def _play(
-    arrivals: Sequence[Arrival], workers: Sequence[SimulatedWorker], placement: Placement | None
+async def serve(
+    arrivals: Sequence[Arrival],
+    transports: Sequence[Transport],
+    placement: Placement | None = None,
+    options: LaneOptions = OPTIONS,
+    concurrency: int | None = None,
 ) -> Outcome:
-    options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True)
-    transports = [SimulatedTransport(worker) for worker in workers]
+    """As `play`, on any workers, by the event loop's clock. The scheduler knows nothing of their caches."""
     scheduler = Scheduler(
         transports,
         options,
@@ -89,24 +126,32 @@ async def _play(
         await asyncio.sleep(0.001)
     session = scheduler.sessions.open()
     outcome = _blank(arrivals)
-    asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome))
+    turns = asyncio.Semaphore(concurrency or len(arrivals))
+    asking = asyncio.create_task(_ask(scheduler, session, arrivals, outcome, turns))
     over = 0
     while over < len(arrivals):
-        over += _note(await session.outbox.get(), outcome)
+        for _ in range(_note(await session.outbox.get(), outcome)):
+            over += 1
+            turns.release()
     await asking
     serving.cancel()
     await asyncio.wait([serving])
     outcome.preemptions = scheduler.preemptions
-    outcome.busy = [worker.busy_seconds for worker in workers]
-    outcome.computed = [worker.computed_tokens for worker in workers]
     return outcome
 
 
-async def _ask(scheduler: Scheduler, session: Session, arrivals: Sequence[Arrival], outcome: Outcome) -> None:
+async def _ask(
+    scheduler: Scheduler,
+    session: Session,
+    arrivals: Sequence[Arrival],
+    outcome: Outcome,
+    turns: asyncio.Semaphore,
+) -> None:
     loop = asyncio.get_running_loop()
     start = loop.time()
     for number, arrival in enumerate(arrivals):
         await asyncio.sleep(start + arrival.at - loop.time())
+        await turns.acquire()
         outcome.arrived[number] = loop.time()
         tokens = arrival.tokens()
         scheduler.submit(
@@ -117,7 +162,7 @@ async def _ask(scheduler: Scheduler, session: Session, arrivals: Sequence[Arriva
                 tokens=pack_i32(tokens),
                 prompt_len=len(tokens),
                 max_tokens=arrival.output,
-                sampling=Sampling(temperature=1.0),
+                sampling=Sampling(temperature=1.0, top_p=1.0, repetition_penalty=1.0),
             ),
         )
 
@@ -128,6 +173,8 @@ def _note(message: SchedulerMessage | None, outcome: Outcome) -> int:
         raise AssertionError("the session ended")
     now = asyncio.get_running_loop().time()
     numbers = unpack_u64(message.ids).astype(np.int64)
+    going = numbers[outcome.count[numbers] > 0]
+    outcome.gaps.append(now - outcome.last[going])
     outcome.count[numbers] += 1
     outcome.first[numbers] = np.minimum(outcome.first[numbers], now)
     outcome.last[numbers] = now

@@ -5,13 +5,14 @@ https://github.com/kvcache-ai/Mooncake: JSON lines with `timestamp` (ms), `input
 """
 
 import json
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.simulation.lru import IdealCache
 
 BLOCK = 512
 
@@ -48,22 +49,7 @@ def read(path: Path, pace: float = 1.0, most: int | None = None) -> list[Arrival
 
 
 def ideal_hit_rate(arrivals: Sequence[Arrival], tokens: int) -> float:
-    """Share of prompt tokens found by one LRU cache of so many tokens, were requests served one by one.
-
-    No answer takes room in it, nobody's blocks are held while others come, and tails go before heads.
-    """
-    cache: OrderedDict[int, None] = OrderedDict()
-    found = 0
-    for arrival in arrivals:
-        known = 0
-        for content in arrival.content:
-            if content not in cache:
-                break
-            known += 1
-        found += min(known * BLOCK, arrival.length - 1)
-        for content in reversed(arrival.content):
-            cache[content] = None
-            cache.move_to_end(content)
-        while len(cache) * BLOCK > tokens:
-            cache.popitem(last=False)
+    """Share of prompt tokens found by one LRU cache of so many tokens, were requests served one by one."""
+    cache = IdealCache(tokens // BLOCK)
+    found = sum(min(cache.visit(arrival.content) * BLOCK, arrival.length - 1) for arrival in arrivals)
     return found / sum(arrival.length for arrival in arrivals)

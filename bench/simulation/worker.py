@@ -1,23 +1,25 @@
 """A worker without a model that takes as long as a real one would: a `Transport` in virtual time."""
 
 import asyncio
-from collections import deque
 
 import numpy as np
 
 from batchyard.errors import WorkerLost
 from bench.simulation import h200
 from protos.packing import pack_i32, pack_u32, unpack_i32
-from protos.step_pb2 import StepBatch, StepResult, WorkerDescription
+from protos.step_pb2 import Moved, StepBatch, StepResult, WorkerDescription
 
 HOP_SECONDS = 0.0002  # one way
+BLOCK_SECONDS = 2 * 2**20 / 50e9  # to move one to or from host memory: 16 tokens, over PCIe 5
 VOCAB = 2**31 - 1
 
 
 class SimulatedWorker:
     """Rows as counts of tokens, and a clock. What it samples differs from everything sampled before."""
 
-    def __init__(self, name: str, num_blocks: int, max_rows: int = 256, budget: int = 8192) -> None:
+    def __init__(
+        self, name: str, num_blocks: int, max_rows: int = 256, budget: int = 8192, num_host_blocks: int = 0
+    ) -> None:
         """`budget` is the most tokens in a step."""
         self.description = WorkerDescription(
             worker_id=name,
@@ -31,6 +33,7 @@ class SimulatedWorker:
             vocab_size=VOCAB,
             device="simulated",
             block_generations=pack_u32(np.zeros(num_blocks, np.uint32)),
+            num_host_blocks=num_host_blocks,
         )
         self.computed_tokens = 0
         self.busy_seconds = 0.0
@@ -96,35 +99,45 @@ class SimulatedTransport:
         """Nothing to let go of."""
 
 
+class _Engine:
+    """Does one thing after another: steps, or copies in one direction. The three run beside each other."""
+
+    def __init__(self) -> None:
+        self._free_at = 0.0
+
+    def take(self, now: float, seconds: float) -> float:
+        """When something is done that comes now."""
+        self._free_at = max(self._free_at, now) + seconds
+        return self._free_at
+
+
 class _Stream:
     def __init__(self, worker: SimulatedWorker) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self._free_at = 0.0  # when the worker is done with what it has
-        self._answers: deque[tuple[float, StepResult]] = deque()
-        self._arrived: asyncio.Future[None] | None = None
-        self._closed = False
+        self._steps, self._saves, self._loads = _Engine(), _Engine(), _Engine()
+        self._answers: asyncio.Queue[StepResult | None] = asyncio.Queue()
 
     def send(self, batch: StepBatch) -> None:
+        now = self._loop.time() + HOP_SECONDS
+        if blocks := len(batch.saved_blocks) // 4:
+            self._answer(self._saves.take(now, blocks * BLOCK_SECONDS), Moved(saved=batch.step))
+        if blocks := len(batch.loaded_blocks) // 4:
+            seconds = blocks * BLOCK_SECONDS
+            news = Moved(loaded=batch.step, load_us=int(1e6 * seconds))
+            self._answer(self._loads.take(now, seconds), news)
         result, seconds = self._worker.execute(batch)
-        self._free_at = max(self._free_at, self._loop.time() + HOP_SECONDS) + seconds
-        self._answers.append((self._free_at + HOP_SECONDS, result))
-        self._wake()
+        self._answer(self._steps.take(now, seconds), result)
 
     async def receive(self) -> StepResult:
-        while not self._answers and not self._closed:
-            self._arrived = self._loop.create_future()
-            await self._arrived
-        if self._closed:
+        result = await self._answers.get()
+        if result is None:
             raise WorkerLost("closed")
-        at, result = self._answers.popleft()
-        await asyncio.sleep(at - self._loop.time())
         return result
 
     def close(self) -> None:
-        self._closed = True
-        self._wake()
+        self._answers.put_nowait(None)
 
-    def _wake(self) -> None:
-        if self._arrived and not self._arrived.done():
-            self._arrived.set_result(None)
+    def _answer(self, at: float, news: StepResult | Moved) -> None:
+        result = StepResult(moved=news) if isinstance(news, Moved) else news
+        self._loop.call_at(at + HOP_SECONDS, self._answers.put_nowait, result)

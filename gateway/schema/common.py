@@ -105,6 +105,17 @@ class SamplingFields(Strict):
     n: Annotated[int, Field(ge=1, le=128)] | None = Field(None, description="answers to each prompt")
 
 
+class AnyRequestFields(SamplingFields):
+    """What every request may have besides its prompt, in REST and gRPC."""
+
+    priority: Annotated[int, Field(ge=-INT32 - 1, le=INT32)] | None = Field(
+        None, description="lower is more urgent; within the key's range; default: 0"
+    )
+    timeout: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        None, description="seconds for the whole answer; default: the key's"
+    )
+
+
 class StreamOptions(Strict):
     """What a stream should contain beyond the answer."""
 
@@ -112,7 +123,7 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[None, Only((False,))] = None
 
 
-class RequestFields(SamplingFields):
+class RequestFields(AnyRequestFields):
     """What both REST requests have besides their prompt."""
 
     model: str

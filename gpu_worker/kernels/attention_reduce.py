@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from gpu_worker.kernels.decode_attention import LOWEST, MASKED
+from gpu_worker.kernels.attention_steps import LOWEST, MASKED
 from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
 
 

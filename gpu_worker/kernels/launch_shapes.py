@@ -11,8 +11,14 @@ from dataclasses import dataclass
 SWIGLU_BLOCK = 1024
 # Segments of one query block's keys at most; the reduction reads all of them at once.
 MAX_SEGMENTS = 32
-# Keys a segment should have at least, in tokens, to be worth joining.
-_MIN_SEGMENT = 256
+# Tokens that sequences share come in multiples of this, whole tiles of keys.
+SHARED_TOKENS = 64
+# Segments of what sequences share, at most.
+SHARED_SEGMENTS = 8
+# Keys a segment should have at least, in tokens, to be worth joining: by the last program of several, which a
+# decode does, or by a kernel of its own.
+_MIN_SEGMENT = 64
+_MIN_SEGMENT_ALONE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,18 @@ def decode_tile(group: int, head_dim: int, itemsize: int) -> AttentionTile:
     return AttentionTile(1, block_m, block_n, _head_columns(head_dim), num_warps, num_stages, 4)
 
 
+def shared_tile(group: int, head_dim: int, itemsize: int) -> AttentionTile:
+    """One token each of several sequences, over keys that they share."""
+    block_m = max(64, next_power_of_two(group))
+    block_n, num_stages = (64, 4) if itemsize <= 2 else (32, 2)
+    return AttentionTile(block_m // group, block_m, block_n, _head_columns(head_dim), 4, num_stages, 2)
+
+
+def most_members(group: int) -> int:
+    """Sequences that a tile of shared keys is for at most."""
+    return shared_tile(group, 1, 2).block_q
+
+
 def chunk_tile(group: int, head_dim: int, itemsize: int, shared_memory: int) -> AttentionTile:
     """Many tokens of a sequence: bound by the tensor cores, so as many rows as registers hold.
 
@@ -102,11 +120,12 @@ def num_query_blocks(num_tokens: int, num_seqs: int, block_q: int) -> int:
 def num_segments(programs: int, max_seq_len: int, tile: AttentionTile, num_multiprocessors: int) -> int:
     """Into how many segments keys are cut so that `programs` times as many fill the device; 1: not at all."""
     wanted = num_multiprocessors * tile.programs_per_multiprocessor // programs
-    return max(1, min(wanted, max_seq_len // _MIN_SEGMENT, MAX_SEGMENTS))
+    least = _MIN_SEGMENT if tile.block_q == 1 else _MIN_SEGMENT_ALONE
+    return max(1, min(wanted, max_seq_len // least, MAX_SEGMENTS))
 
 
 def min_segment_tiles(tile: AttentionTile) -> int:
-    """Tiles of keys that a segment should have at least."""
+    """Tiles of keys that a segment of a decode should have at least."""
     return _MIN_SEGMENT // tile.block_n
 
 

@@ -18,6 +18,22 @@ class ChunkKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedKeys:
+    """Groups of sequences that decode and have the same blocks at their beginning.
+
+    members       [groups, most members] int32: which sequences, -1 for none
+    group_tokens  [groups] int32: how many tokens they share, a multiple of SHARED_TOKENS; 0 for no group
+    tokens        [num_decodes] int32: the same of each sequence, 0 where it is in no group
+    count         [1] int32: groups that there are
+    """
+
+    members: torch.Tensor
+    group_tokens: torch.Tensor
+    tokens: torch.Tensor
+    count: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionMetadata:
     """The sequences of one step, packed one after another without padding.
 
@@ -52,3 +68,4 @@ class AttentionMetadata:
     max_query_len: int
     max_seq_len: int
     chunk_keys: ChunkKeys | None = None
+    shared_keys: SharedKeys | None = None

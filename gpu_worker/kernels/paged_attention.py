@@ -13,6 +13,7 @@ from gpu_worker.kernels.gather_keys import gather_keys_kernel
 from gpu_worker.kernels.heads import AttentionHeads
 from gpu_worker.kernels.launch_shapes import (
     MAX_SEGMENTS,
+    SHARED_SEGMENTS,
     AttentionTile,
     chunk_tile,
     decode_tile,
@@ -20,11 +21,13 @@ from gpu_worker.kernels.launch_shapes import (
     next_power_of_two,
     num_query_blocks,
     num_segments,
+    shared_tile,
 )
 from gpu_worker.kernels.metadata import AttentionMetadata, ChunkKeys
 from gpu_worker.kernels.ops import KVCache
 from gpu_worker.kernels.prefill_attention import prefill_attention_kernel
 from gpu_worker.kernels.rope_cache import rope_cache_kernel
+from gpu_worker.kernels.shared_attention import shared_attention_kernel
 
 _LOG2_E = math.log2(math.e)
 _GATHERED_ROWS = 128  # heads of tokens that a program copies
@@ -69,10 +72,15 @@ class PagedAttention:
         group_rows = next_power_of_two(heads.group)
         parts, log_sums, arrivals = out, out, out
         if segments > 1:
-            rows = (count, kv_heads, segments, group_rows)
-            log_sums = torch.empty(rows, dtype=torch.float32, device=out.device)
-            parts = torch.empty((*rows, tile.block_d), dtype=torch.float32, device=out.device)
+            parts, log_sums = _room_for_parts(out, (count, kv_heads, segments, group_rows), tile.block_d)
             arrivals = self._arrivals.on(out.device, count * kv_heads)
+        shared_segments, shared_tokens, shared_parts, shared_log_sums = 0, metadata.counts, out, out
+        # A window would leave out some of what is shared.
+        if metadata.shared_keys is not None and heads.window is None:
+            shared_segments, shared_tokens = SHARED_SEGMENTS, metadata.shared_keys.tokens
+            shape = (count, kv_heads, SHARED_SEGMENTS, group_rows)
+            shared_parts, shared_log_sums = _room_for_parts(out, shape, tile.block_d)
+            self._share(shared_parts, shared_log_sums, packed, heads, cos_sin, kv_cache, metadata)
         norm = heads.qk_norm
         decode_attention_kernel[(count, kv_heads, segments)](
             out,
@@ -88,6 +96,9 @@ class PagedAttention:
             parts,
             log_sums,
             arrivals,
+            shared_tokens,
+            shared_parts,
+            shared_log_sums,
             packed.stride(0),
             metadata.block_tables.stride(0),
             heads.scale * _LOG2_E,
@@ -105,6 +116,57 @@ class PagedAttention:
             NORM=norm is not None,
             WINDOWED=heads.window is not None,
             SPLIT=segments > 1,
+            SHARED=shared_segments,
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+            **self._options,
+        )
+
+    def _share(
+        self,
+        parts: torch.Tensor,
+        log_sums: torch.Tensor,
+        packed: torch.Tensor,
+        heads: AttentionHeads,
+        cos_sin: torch.Tensor,
+        kv_cache: KVCache,
+        metadata: AttentionMetadata,
+    ) -> None:
+        """Attention over what sequences that decode share."""
+        shared = metadata.shared_keys
+        if shared is None:
+            raise AssertionError("nothing is shared")
+        tile = shared_tile(heads.group, heads.head_dim, packed.itemsize)
+        norm = heads.qk_norm
+        num_groups, most_members = shared.members.shape
+        shared_attention_kernel[(num_groups, heads.num_kv_heads, SHARED_SEGMENTS)](
+            parts,
+            log_sums,
+            packed,
+            packed if norm is None else norm.q_weight,
+            cos_sin,
+            *kv_cache,
+            metadata.block_tables,
+            metadata.seq_lens,
+            shared.members,
+            shared.group_tokens,
+            shared.count,
+            packed.stride(0),
+            metadata.block_tables.stride(0),
+            heads.scale * _LOG2_E,
+            0.0 if norm is None else norm.eps,
+            KV_HEADS=heads.num_kv_heads,
+            GROUP=heads.group,
+            HEAD_DIM=heads.head_dim,
+            BLOCK_SIZE=kv_cache[0].shape[1],
+            GROUP_ROWS=next_power_of_two(heads.group),
+            MEMBERS=most_members,
+            BLOCK_M=tile.block_m,
+            BLOCK_N=tile.block_n,
+            BLOCK_D=tile.block_d,
+            MIN_TILES=min_segment_tiles(tile),
+            PROGRAMS=self._traits.multiprocessors * tile.programs_per_multiprocessor,
+            NORM=norm is not None,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
             **self._options,
@@ -131,8 +193,7 @@ class PagedAttention:
         parts, log_sums = out, out
         if segments > 1:
             rows = (num_tokens, heads.num_heads, segments)
-            log_sums = torch.empty(rows, dtype=torch.float32, device=out.device)
-            parts = torch.empty((*rows, heads.head_dim), dtype=torch.float32, device=out.device)
+            parts, log_sums = _room_for_parts(out, rows, heads.head_dim)
         prefill_attention_kernel[(blocks, heads.num_kv_heads, segments)](
             parts,
             log_sums,
@@ -237,6 +298,14 @@ class PagedAttention:
             num_warps=2,
             **self._options,
         )
+
+
+def _room_for_parts(
+    like: torch.Tensor, rows: tuple[int, ...], width: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """For what segments compute, [*rows, width], and the logarithms of their sums, `rows`; float32."""
+    log_sums = torch.empty(rows, dtype=torch.float32, device=like.device)
+    return torch.empty((*rows, width), dtype=torch.float32, device=like.device), log_sums
 
 
 def _descriptor(keys: torch.Tensor, tile: AttentionTile) -> TensorDescriptor:

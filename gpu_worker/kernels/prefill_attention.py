@@ -25,7 +25,7 @@ see the most keys, come first, so that no long one is left to the end.
 import triton
 import triton.language as tl
 
-from gpu_worker.kernels.decode_attention import LOWEST, MASKED, softmax_step
+from gpu_worker.kernels.attention_steps import LOWEST, MASKED, softmax_step
 from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
 
 

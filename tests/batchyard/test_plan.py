@@ -49,13 +49,17 @@ def test_settings_reach_the_processes_they_are_for(tmp_path):
         redis="redis://r",
         port=9,
         api_key="hush",
+        api_keys="keys.json",
+        gateways=2,
         otlp="http://o",
     )
-    worker, scheduler, gateway = map(loaded, specs.values())
+    worker, scheduler, gateway, other = map(loaded, specs.values())
+    assert gateway == other
+    assert (gateway.redis, gateway.api_keys, gateway.gateway_count) == ("redis://r", "keys.json", 2)
     assert (worker.model, worker.seed, worker.otlp) == ("/m", 3, "http://o")
     assert (scheduler.redis, scheduler.otlp) == ("redis://r", "http://o")
     assert (gateway.model, gateway.served_model_name, gateway.port) == ("/m", "m", 9)
-    assert [name for name, spec in specs.items() if "hush" in spec.env.values()] == ["gateway"]
+    assert [name for name, spec in specs.items() if "hush" in spec.env.values()] == ["gateway-0", "gateway-1"]
 
 
 def test_the_environment_does_not_apply_twice(tmp_path):

@@ -184,7 +184,8 @@ def test_help_has_one_line_for_each_setting(cls, capsys):
         load(cls, ["--help"], {})
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
-    wired = {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address", "share_port"}
+    wired = {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address"}
+    wired |= {"share_port", "gateway_count"}
     for name, field in cls.model_fields.items():
         if cls is ServeSettings and name in wired:
             continue

@@ -52,7 +52,9 @@ class Chain:
 
 
 @asynccontextmanager
-async def chain(model: Path | str, folder: Path, tokenizer, steps_in_flight=2, caching=True, **settings):
+async def chain(
+    model: Path | str, folder: Path, tokenizer, steps_in_flight=2, caching=True, calm=384, **settings
+):
     """`settings` are the worker's. `tokenizer` is only needed for text: any will do."""
     settings = {"model": str(model), "device": "cpu", "cpu_kv_cache_gb": 0.25, **settings}
     step_thread = single_thread("steps")
@@ -66,7 +68,7 @@ async def chain(model: Path | str, folder: Path, tokenizer, steps_in_flight=2, c
     await worker.start()
     scheduler = Scheduler(
         [GrpcTransport(worker.address)],
-        LaneOptions(steps_in_flight, 60.0, caching),
+        LaneOptions(steps_in_flight, 60.0, caching, calm),
         RequestSpans(NoOpTracer()),
     )
     server = RpcServer(f"unix:{folder}/s.sock")

@@ -11,6 +11,9 @@ from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from gateway.app import create_app
+from gateway.keys.ring import KeyRing
+from gateway.limits.door import Door
+from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.metrics import Metrics
 from gateway.server import HttpServer, bind
 from gateway.service import Backend, Service
@@ -137,15 +140,19 @@ def make_app(
     generator: FakeGenerator | None = None,
     *,
     api_key: str | None = None,
+    keys: KeyRing | None = None,
+    limiter: Limiter | None = None,
     tracer: Tracer | None = None,
     metrics: Metrics | None = None,
     **changes: Any,
 ) -> FastAPI:
+    metrics = metrics or Metrics()
     return create_app(
         make_service(generator, **changes),
-        api_key=api_key,
+        keys=keys or KeyRing(fixed=api_key),
+        door=Door(limiter or LocalLimiter(), metrics),
         tracer=tracer or NoOpTracer(),
-        metrics=metrics or Metrics(),
+        metrics=metrics,
     )
 
 

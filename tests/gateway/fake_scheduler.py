@@ -21,6 +21,9 @@ from protos.scheduling_pb2 import (
     SchedulerMessage,
     Submit,
     TokenLogprobs,
+    WarmPrompt,
+    WarmReply,
+    WarmRequest,
 )
 from protos.scheduling_pb2_grpc import SchedulerServicer, add_SchedulerServicer_to_server
 
@@ -33,6 +36,8 @@ class FakeScheduler(SchedulerServicer):
     def __init__(self) -> None:
         self.description: Description | None = Description(ready=True, max_model_len=64, vocab_size=500)
         self.messages: list[GatewayMessage] = []
+        self.warm_prompts: list[WarmPrompt] = []
+        self.refusals = 0  # so many calls of Warm fail first
         self.on_submit: Callable[[Submit], None] = lambda submit: None
         self._heard = asyncio.Condition()
         self._outbox: asyncio.Queue[SchedulerMessage | None] = asyncio.Queue()
@@ -75,6 +80,13 @@ class FakeScheduler(SchedulerServicer):
                 self._heard.notify_all()
             for submit in message.submit:
                 self.on_submit(submit)
+
+    async def Warm(self, request: WarmRequest, context: Any) -> WarmReply:
+        if self.refusals:
+            self.refusals -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        self.warm_prompts.extend(request.prompts)
+        return WarmReply()
 
     async def Describe(self, request: DescribeRequest, context: Any) -> Description:
         if self.description is None:

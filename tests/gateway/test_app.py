@@ -93,7 +93,7 @@ async def test_completion_of_several_prompts_and_choices():
     seeds = [request.params.seed for request in asked]
     assert seeds[0] == seeds[2] == 5
     assert seeds[1] == seeds[3] != 5
-    assert {request.cache_salt for request in asked} == {"s"}
+    assert {request.terms.cache_salt for request in asked} == {"s"}
 
 
 async def test_completion_of_token_ids():
@@ -128,9 +128,10 @@ async def test_echo_of_the_prompt_alone(logprobs):
         assert choice["logprobs"]["token_logprobs"] == [None, -2.0]
 
 
-async def test_echo_of_an_empty_prompt_is_the_answer_alone():
-    body = {"model": "demo", "prompt": "", "echo": True}
-    assert (await post(make_app(), "/v1/completions", body)).json()["choices"][0]["text"] == "Hello wörld!"
+async def test_a_prompt_without_tokens_is_refused():
+    response = await post(make_app(), "/v1/completions", {"model": "demo", "prompt": "", "echo": True})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
 
 
 @pytest.mark.parametrize("path", PATHS)

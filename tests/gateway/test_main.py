@@ -5,16 +5,21 @@ import os
 import signal
 import socket
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
 
 from batchyard.config import GatewaySettings
-from batchyard.errors import AddressInUse, ModelError
+from batchyard.errors import AddressInUse, ConfigError, ModelError
 from batchyard.rpc import connect
+from gateway.keys.records import record_for
+from gateway.keys.stores import RedisKeys
 from gateway.main import run
 from gateway.server import bind
 from protos import inference_pb2 as pb
@@ -126,6 +131,54 @@ async def test_without_grpc(settings):
     async with running(settings.model_copy(update={"grpc_port": 0})):
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_an_open_server_says_so(settings):
+    with structlog.testing.capture_logs() as lines:
+        async with running(settings):
+            pass
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == [
+        "open to everybody: there are no API keys (--api-keys, --api-key)"
+    ]
+
+
+async def test_keys_and_limits_over_redis(settings, scheduler, redis_server, tmp_path):
+    store = RedisKeys(redis_server.url)
+    await store.add(record_for("secret", datetime(2026, 1, 2, tzinfo=UTC), "alice", requests_per_minute=1))
+    await store.close()
+    changes = {"api_keys": redis_server.url, "redis": redis_server.url, "default_max_tokens": 7}
+    async with (
+        serving(scheduler, tmp_path / "scheduler.sock"),
+        running(settings.model_copy(update=changes)) as client,
+    ):
+        await until(client, "/ready", 200)
+        async with openai.AsyncOpenAI(
+            base_url=f"{client.base_url}/v1", api_key="secret", max_retries=0
+        ) as api:
+            messages = [{"role": "user", "content": "Which animal is lazy?"}]
+            assert await api.chat.completions.create(
+                model="tiny", messages=messages, extra_body={"timeout": 5}
+            )
+            with pytest.raises(openai.RateLimitError):
+                await api.chat.completions.create(model="tiny", messages=messages)
+    (submit,) = scheduler.submits
+    assert (submit.tenant, submit.weight, submit.priority, submit.max_tokens) == ("alice", 1.0, 0, 7)
+    assert 0 < submit.timeout_ms <= 5000
+    async with Redis.from_url(redis_server.url) as redis:
+        assert await redis.exists("batchyard:limits:alice")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"api_keys": "/none/keys.json"}, "cannot read /none/keys.json"),
+        ({"api_keys": "redis://host:port"}, "not a Redis URL"),
+        ({"redis": "host:6379"}, "not a Redis URL"),
+    ],
+)
+async def test_settings_that_cannot_be(settings, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        await run(settings.model_copy(update=changes))
 
 
 @pytest.mark.parametrize("name", ["port", "grpc_port"])

@@ -1,6 +1,7 @@
 """The gRPC API on a real channel."""
 
 import asyncio
+from datetime import UTC, datetime
 
 import grpc
 import grpc.aio
@@ -11,12 +12,16 @@ from opentelemetry.trace import NoOpTracer
 
 from batchyard.errors import InvalidRequest, Overloaded, SchedulerLost, WorkerLost
 from batchyard.rpc import RpcServer, connect
-from gateway.auth import ApiKey
+from gateway.keys.records import record_for
+from gateway.keys.ring import KeyRing
+from gateway.limits.door import Door
+from gateway.limits.limiter import LocalLimiter
 from gateway.metrics import Metrics
 from gateway.rpc_service import SERVICE, RpcInference
 from protos import inference_pb2 as pb
 from protos.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
-from tests.gateway.api_fakes import FakeGenerator, make_service
+from tests.gateway.api_fakes import MAX_MODEL_LEN, FakeGenerator, make_service
+from tests.gateway.test_connection import Flood
 
 DEADLINE_S = 10
 
@@ -26,9 +31,12 @@ async def serve(tmp_path):
     """Starts a server and gives a stub."""
     servers, channels = [], []
 
-    async def start(generator=None, api_key=None, **changes):
+    async def start(generator=None, api_key=None, keys=None, limiter=None, client_timeout_s=60, **changes):
         service = make_service(generator, **changes)
-        inference = RpcInference(service, ApiKey(api_key), NoOpTracer(), Metrics())
+        metrics = Metrics()
+        door = Door(limiter or LocalLimiter(), metrics)
+        keys = keys or KeyRing(fixed=api_key)
+        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, client_timeout_s)
         server = RpcServer(f"unix:{tmp_path}/gateway.sock")
         server.add(add_InferenceServicer_to_server, inference, SERVICE)
         await server.start()
@@ -62,7 +70,7 @@ async def test_text(serve):
     assert [response.finish_reason for response in responses] == ["", "", "", "stop"]
     assert [response.HasField("usage") for response in responses] == [False, False, False, True]
     assert responses[-1].usage == pb.Usage(prompt_tokens=2, completion_tokens=4, cached_tokens=2)
-    assert generator.requests[0].params.max_tokens is None
+    assert generator.requests[0].params.max_tokens == MAX_MODEL_LEN - 2
 
 
 async def test_token_ids_and_parameters(serve):
@@ -227,3 +235,71 @@ async def test_request_ids_and_traces(serve):
     assert {response.id for response in responses} == {"mine"}
     assert ("x-request-id", "mine") in list(await call.initial_metadata())
     assert generator.requests[0].traceparent == parent  # there is no span of our own to stand in between
+
+
+async def stalled(stub):
+    """A call whose answer is read once and then no more."""
+    call = stub.Generate(pb.GenerateRequest(model="demo", text="hi"))
+    await anext(aiter(call))
+    return call
+
+
+async def test_a_client_that_does_not_read_loses_its_request(serve):
+    flood = Flood()
+    call = await stalled(await serve(flood, client_timeout_s=0.2))
+    async with asyncio.timeout(DEADLINE_S):
+        await flood.closed.wait()
+    assert flood.given < 20_000
+    call.cancel()
+
+
+async def test_a_client_that_goes_while_it_does_not_read_is_no_fault_of_ours(serve):
+    flood = Flood()
+    with structlog.testing.capture_logs() as lines:
+        call = await stalled(await serve(flood))
+        given = 0
+        async with asyncio.timeout(DEADLINE_S):
+            while given < flood.given:  # until no more is taken
+                given = flood.given
+                await asyncio.sleep(0.05)
+            call.cancel()
+            await flood.closed.wait()
+            while not lines:
+                await asyncio.sleep(0.01)
+    assert [(line["event"], line["status"], line["error"]) for line in lines] == [
+        ("request", "CANCELLED", None)
+    ]
+
+
+async def test_limits_are_told_in_metadata(serve):
+    record = record_for("k", datetime(2026, 1, 2, tzinfo=UTC), "alice", requests_per_minute=1)
+    store = FixedKeys((record,))
+    keys = KeyRing(store)
+    await keys.read()
+    generator = FakeGenerator()
+    stub = await serve(generator, keys=keys)
+    assert (await refused(stub, text="hi")).code() == grpc.StatusCode.UNAUTHENTICATED
+    mine = [("authorization", "Bearer k")]
+    call = stub.Generate(pb.GenerateRequest(model="demo", text="hi", priority=3, timeout=9), metadata=mine)
+    assert [response async for response in call]
+    assert ("x-ratelimit-remaining-requests", "0") in list(await call.initial_metadata())
+    terms = generator.requests[0].terms
+    assert (terms.tenant.name, terms.priority) == ("alice", 3)
+    assert terms.deadline is not None
+    error = await refused(stub, metadata=mine, text="hi")
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    trailing = dict(error.trailing_metadata())
+    assert 0 < int(trailing["retry-after"]) <= 61
+    assert trailing["x-ratelimit-limit-requests"] == "1"
+    error = await refused(stub, metadata=mine, text="hi", priority=-1)
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+class FixedKeys:
+    """A store that has some keys."""
+
+    def __init__(self, records) -> None:
+        self._records = records
+
+    async def poll(self):
+        return self._records

@@ -1,17 +1,23 @@
+import time
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from batchyard.errors import InvalidRequest
 from gateway.errors import reply_to
-from gateway.submission import Limits, build_submit, check_prompt
-from gateway.types import GenerationRequest, SamplingParams
+from gateway.keys.records import Tenant
+from gateway.submission import Limits, build_submit, check_prompt, tenant_salt
+from gateway.types import GenerationRequest, SamplingParams, Terms
 from protos.packing import unpack_f32, unpack_i32
 from protos.scheduling_pb2 import Submit
 
 LIMITS = Limits(max_model_len=10, vocab_size=100)
+TERMS = Terms(Tenant(name="acme", weight=2.5), priority=-3, cache_salt="salt")
 
 
 def submit(params: SamplingParams, eos_ids: frozenset[int] = frozenset()) -> Submit:
-    request = GenerationRequest("name", (1, 2, 3), params, traceparent="00-trace", cache_salt="salt")
+    request = GenerationRequest("name", (1, 2, 3), params, traceparent="00-trace", terms=TERMS)
     return build_submit(request, LIMITS, eos_ids)
 
 
@@ -34,7 +40,8 @@ def test_everything_asked_for_is_passed_on() -> None:
     )
     sent = submit(params)
     assert (sent.request_id, sent.prompt_len, sent.max_tokens) == ("name", 3, 5)
-    assert (sent.traceparent, sent.cache_salt) == ("00-trace", "salt")
+    assert (sent.traceparent, sent.cache_salt) == ("00-trace", "0:salt")
+    assert (sent.tenant, sent.weight, sent.priority, sent.timeout_ms) == ("acme", 2.5, -3, 0)
     assert unpack_i32(sent.tokens).tolist() == [1, 2, 3]
     sampling = sent.sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.75, 7, 0.125)
@@ -108,3 +115,31 @@ def test_what_does_not_fit_the_context_is_refused(prompt_len: int, max_tokens: i
 def test_what_just_fits_is_accepted() -> None:
     check_prompt((1,) * 8, 2, LIMITS)
     check_prompt((1,) * 9, None, LIMITS)
+
+
+def salt(keys: str, own: str) -> str:
+    return tenant_salt(
+        GenerationRequest("", (1,), SamplingParams(), terms=Terms(Tenant(cache_salt=keys), cache_salt=own))
+    )
+
+
+def test_requests_without_any_salt_share_with_each_other() -> None:
+    assert salt("", "") == ""
+
+
+@given(st.tuples(st.text(), st.text()), st.tuples(st.text(), st.text()))
+@example(("", "1:ab"), ("a", "b"))
+@example(("a", ""), ("", "a"))
+def test_no_request_can_spell_the_salt_of_another_key(one: tuple[str, str], other: tuple[str, str]) -> None:
+    assert (salt(*one) == salt(*other)) == (one == other)
+
+
+def test_a_deadline_is_told_as_the_time_that_is_left() -> None:
+    def timeout_ms(seconds: float) -> int:
+        terms = Terms(deadline=time.perf_counter() + seconds)
+        return build_submit(
+            GenerationRequest("", (1,), SamplingParams(), terms=terms), LIMITS, frozenset()
+        ).timeout_ms
+
+    assert 9_000 < timeout_ms(10) <= 10_000
+    assert timeout_ms(-1) == 1  # 0 would be none

@@ -112,6 +112,7 @@ async def test_one_line_of_log(stream):
         "route": "/v1/chat/completions",
         "status": 200,
         "error": None,
+        "tenant": None,
         "prompt_tokens": 16,
         "completion_tokens": 4,
         "cached_tokens": 16,

@@ -34,11 +34,12 @@ def test_the_vector_holds_the_step_and_nothing_of_others(graphs):
     late = [new_row(3, [1] * 17, [9, 11, 12])]
     plan = plan_of(rows, batch(2, late, chunks=[(3, 17)]))
     inputs = build_inputs(rows, plan)
-    vector = torch.from_numpy(made.host_inputs(inputs, plan))
+    vector = torch.from_numpy(made.host_inputs(inputs, plan, None))
     layout = made._layout(made._size_for(plan))
     assert layout.size == 32
     parts = [part.tolist() for part in layout.views(vector)]
-    counts, query_start, seq_lens, row_numbers, positions, slots, places, starts, blocks = parts
+    counts, query_start, seq_lens, row_numbers, positions, slots, places, starts, blocks = parts[:9]
+    assert not any(parts[9] + parts[11] + parts[12])  # nobody shares
     assert counts[:3] == [2, 3, 3]
     assert query_start[:4] == [0, 1, 2, 19]
     assert seq_lens[:4] == [10, 6, 17, 0]
@@ -60,9 +61,13 @@ def test_what_is_covered(graphs, monkeypatch):
     assert not made.covers(plan)  # nothing is captured
     monkeypatch.setattr(made, "_graphs", {16: None})
     assert made.covers(plan)
-    monkeypatch.setattr(made, "_blocks", 1)
-    assert not made.covers(plan)
-    monkeypatch.setattr(made, "_blocks", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpu_worker.mixed_graphs._MOST_KEYS", (8, 8))
+        assert not made.covers(plan)  # two blocks of keys
+        patch.setattr("gpu_worker.mixed_graphs._MOST_KEYS", (16, 16))
+        assert made.covers(plan)
+        patch.setattr("gpu_worker.mixed_graphs._MOST_CHUNKS", (0, 0))
+        assert not made.covers(plan)
     monkeypatch.setattr(made, "_sizes", [8])
     assert not made.covers(plan)
     monkeypatch.setattr(made, "_sizes", [16])

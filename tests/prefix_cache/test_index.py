@@ -38,7 +38,7 @@ def test_the_bound_is_never_too_low_and_exact_without_holes(known, chain, promis
     for block, digest in enumerate(sorted(known)):
         assert index.insert(digest, block)
     found = next((n for n, d in enumerate(chain) if d not in known | promised), len(chain))
-    bound = index.bound(chain, len(chain), promised, guess)
+    bound = index.bound(chain, len(chain), [promised], guess)
     assert found <= bound <= len(chain)
     if not any(digest in known | promised for digest in chain[found:]):
         assert bound == found

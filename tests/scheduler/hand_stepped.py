@@ -22,9 +22,10 @@ from tests.scheduler.simulated_worker import VOCAB, SimulatedWorker
 class Bench:
     """With `depth` steps in flight. Every check of the books that there is runs after every event."""
 
-    def __init__(self, depth=2, caching=True, **shape):
+    def __init__(self, depth=2, caching=True, calm=0, **shape):
         self.simulated = SimulatedWorker(**shape)
         self.caching = caching
+        self.calm = calm
         self.sessions = Sessions()
         self.session = self.sessions.open()
         self.tenants = Tenants()
@@ -49,6 +50,7 @@ class Bench:
             worker.max_batched_tokens,
             caching=self.caching,
             admissions=self,
+            calm_chunk_tokens=self.calm,
             num_host_blocks=worker.num_host_blocks,
             answers=self.lengths,
         )

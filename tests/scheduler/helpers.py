@@ -29,9 +29,9 @@ def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
     )
 
 
-def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, mirror=None, **more):
-    options = LaneOptions(steps_in_flight, step_timeout, caching)
-    return Scheduler(transports, options, RequestSpans(NoOpTracer()), mirror, **more)
+def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, **more):
+    options = LaneOptions(steps_in_flight, step_timeout, caching, calm)
+    return Scheduler(transports, options, RequestSpans(NoOpTracer()), **more)
 
 
 class Client:

@@ -106,7 +106,7 @@ class SimulatedWorker:
                 self.slots.update(zip(slots, self.host[host], strict=True))
             else:
                 self.host[host] = [self.slots[slot] for slot in slots]
-        return StepResult(moved=Moved(loaded=step, load_us=1) if loads else Moved(saved=step))
+        return StepResult(moved=Moved(loaded=step, load_us=1) if loads else Moved(saved=step, save_us=1))
 
     def execute(self, batch: StepBatch) -> StepResult:
         assert batch.step == self.last_step + 1

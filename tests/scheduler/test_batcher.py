@@ -39,6 +39,23 @@ def test_prompts_share_one_budget_in_chunks():
     assert sizes[:4] == [8, 8, 4 + 4, 1 + 6]  # the second prompt fills what the first leaves
 
 
+def test_a_long_prompt_joins_rows_that_decode_in_calm_chunks():
+    bench = Bench(budget=64, max_rows=4, num_blocks=64, max_model_len=128, calm=4, depth=1)
+    bench.add(range(3), 30)
+    bench.send()  # alone: all at once
+    bench.answer()
+    bench.add(range(40), 2)
+    sizes = []
+    while bench.waiting.peek() or bench.batcher.backlog:
+        bench.send()
+        sizes.append(bench.in_flight[-1].num_tokens - 1)
+        bench.answer()
+    assert sizes == [10, 7, 5, 4, 4, 4, 4, 2]
+    bench.run()
+    assert bench.answers()[0][1] == answer(range(40), 2)
+    bench.check_idle()
+
+
 def test_an_equal_prefix_is_computed_once():
     bench = Bench(budget=64, block_size=4)
     prompt = list(range(16))
@@ -153,6 +170,7 @@ def workloads(draw):
         "max_rows": draw(st.integers(1, 6)),
         "budget": draw(st.integers(6, 24)),
         "num_host_blocks": draw(st.sampled_from([0, 0, 1, 4, 24, 100])),
+        "calm": draw(st.sampled_from([0, 1, 5])),
     }
     room = shape["num_blocks"] * shape["block_size"]
     requests = []

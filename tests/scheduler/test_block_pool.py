@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prefix_cache.hashing import Digest
+from prefix_cache.mirror import Remembered
 from scheduler.block_pool import BlockPool
 
 
@@ -26,7 +27,7 @@ def test_known_blocks_stay_cached_and_tails_go_first():
     pool = BlockPool(4)
     blocks = pool.allocate(3)
     for n, block in enumerate(blocks):
-        pool.register(block, digest(n), 0)
+        pool.register(block, digest(n), n, 0)
     pool.release(blocks, 0)
     pool.settle(0)
     assert (pool.free, pool.cached) == (1, 3)
@@ -37,7 +38,7 @@ def test_known_blocks_stay_cached_and_tails_go_first():
 def test_acquired_blocks_are_not_evicted():
     pool = BlockPool(2)
     (block,) = pool.allocate(1)
-    pool.register(block, digest(1), 0)
+    pool.register(block, digest(1), 0, 0)
     pool.release([block], 0)
     pool.settle(0)
     assert pool.idle_among([block]) == 1
@@ -55,7 +56,7 @@ def test_acquired_blocks_are_not_evicted():
 def test_a_fenced_block_can_be_acquired_and_fenced_again():
     pool = BlockPool(1)
     (block,) = pool.allocate(1)
-    pool.register(block, digest(1), 0)
+    pool.register(block, digest(1), 0, 0)
     pool.release([block], 1)
     pool.acquire([block])
     assert pool.fenced == 0
@@ -75,10 +76,11 @@ def test_allocating_more_than_available_is_a_bug():
 def test_contents_are_confirmed_once_their_step_is_answered_and_only_while_they_last():
     pool = BlockPool(2)
     first, second = pool.allocate(2)
-    pool.register(first, digest(1), step=3)
-    pool.register(second, digest(2), step=4)
+    pool.register(first, digest(1), 0, step=3)
+    pool.register(second, digest(2), 5, step=4)
     assert pool.confirmed(2) == []
-    assert pool.confirmed(3) == [(first, digest(1), 1)]
+    assert pool.confirmed(3) == [(first, digest(1), 1, 0)]
+    assert pool.everything() == [(first, digest(1), 1, 0), (second, digest(2), 1, 5)]
     pool.release([second], 3)
     pool.settle(3)
     pool.allocate(1)
@@ -87,7 +89,8 @@ def test_contents_are_confirmed_once_their_step_is_answered_and_only_while_they_
 
 def test_only_blocks_of_the_remembered_generation_are_restored():
     pool = BlockPool(4, generations=[3, 1, 0, 7])
-    restored = pool.restore({0: (digest(1), 3), 1: (digest(2), 2), 3: (digest(3), 7), 9: (digest(4), 0)})
+    remembered = {0: (digest(1), 3), 1: (digest(2), 2), 3: (digest(3), 7), 9: (digest(4), 0)}
+    restored = pool.restore({block: Remembered(*known, depth=0) for block, known in remembered.items()})
     assert restored == 2
     assert pool.index.match([digest(1), digest(3)]) == [0, 3]
     assert (pool.free, pool.cached) == (2, 2)
@@ -96,11 +99,36 @@ def test_only_blocks_of_the_remembered_generation_are_restored():
     assert len(pool.index) == 0
 
 
+def test_what_was_restored_is_evicted_tails_first():
+    pool = BlockPool(6)
+    depths = [2, 0, 1, 1, 0, 2]  # two chains
+    pool.restore({block: Remembered(digest(block), 0, depth) for block, depth in enumerate(depths)})
+    assert [depths[block] for block in pool.allocate(6)] == [2, 2, 1, 1, 0, 0]
+    assert pool.evictions == 6
+
+
+def test_of_two_equal_blocks_the_one_in_use_is_known():
+    pool = BlockPool(4)
+    first, second, third = pool.allocate(3)
+    pool.register(first, digest(1), 0, 0)
+    pool.register(second, digest(1), 0, 0)
+    assert pool.index.find(digest(1)) == first
+    pool.release([first], 1)
+    pool.register(second, digest(1), 0, 1)
+    assert pool.index.find(digest(1)) == second
+    pool.release([second], 2)
+    pool.settle(2)
+    assert (pool.free, pool.cached) == (2, 1)
+    pool.register(third, digest(1), 0, 3)
+    assert (pool.free, pool.cached, pool.index.find(digest(1))) == (3, 0, third)
+    pool.check()
+
+
 def cached_pool(count):
     pool = BlockPool(count)
     blocks = pool.allocate(count)
     for n, block in enumerate(blocks):
-        pool.register(block, digest(n), 0)
+        pool.register(block, digest(n), n, 0)
     pool.release(blocks[::-1], 0)
     pool.settle(0)
     return pool, blocks
@@ -166,7 +194,7 @@ class PoolMachine(RuleBasedStateMachine):
         for block in data.draw(st.sampled_from(self.users)):
             if not self.pool.index.has(block):
                 self.digests += 1
-                self.pool.register(block, digest(self.digests), 0)
+                self.pool.register(block, digest(self.digests), 0, 0)
                 self.known[digest(self.digests)] = block
 
     @precondition(lambda self: self.known)

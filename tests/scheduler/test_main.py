@@ -48,7 +48,27 @@ async def test_hits_and_evictions_are_counted():
         text = await read_metrics(scheduler)
     assert "batchyard_prompt_tokens_total 106.0" in text
     assert 'batchyard_prefix_hit_tokens_total{tier="gpu"} 12.0' in text
-    assert 'batchyard_evicted_blocks_total{worker="sim"} 8.0' in text
+    assert 'batchyard_evicted_blocks_total{tier="gpu",worker="sim"} 8.0' in text
+
+
+async def test_the_host_tier_is_counted_apart():
+    async with running(SimulatedWorker(num_blocks=24, num_host_blocks=30)) as (scheduler, transports):
+        client = Client(scheduler)
+        for n, token in enumerate([0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7]):
+            client.submit(n, [token] * 40, 2)
+            await client.all_finished()
+        before = await read_metrics(scheduler)
+        transports[0].stream.break_off()
+        after = await read_metrics(scheduler)
+    hits, counts = scheduler.hits, scheduler.lanes[0].cache_counts
+    assert hits.host > 0
+    assert min(counts.saved, counts.loaded, counts.host_evicted) > 0
+    for text in (before, after):
+        assert f'batchyard_prefix_hit_tokens_total{{tier="host"}} {hits.host}.0' in text
+        assert f'batchyard_evicted_blocks_total{{tier="host",worker="sim"}} {counts.host_evicted}.0' in text
+        assert f'batchyard_moved_blocks_total{{direction="load",worker="sim"}} {counts.loaded}.0' in text
+        assert 'batchyard_move_seconds_total{direction="save",worker="sim"}' in text
+    assert 'batchyard_host_blocks{state="cached",worker="sim"} 30.0' in before
 
 
 async def test_the_documentation_names_metrics_that_are_there():
@@ -57,7 +77,7 @@ async def test_the_documentation_names_metrics_that_are_there():
     text = await read_metrics(make_scheduler(SimulatedTransport(SimulatedWorker()), mirror=mirror))
     await mirror.close()
     named = re.findall(r"`(batchyard_\w+)", page)
-    assert len(named) == 6
+    assert len(named) == 9
     for name in named:
         assert f"# TYPE {name.removesuffix('_total')}" in text
 

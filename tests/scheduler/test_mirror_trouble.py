@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from redis.asyncio import Redis
 
-from prefix_cache.mirror import PrefixMirror
+from prefix_cache.mirror import PrefixMirror, Remembered
 from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker, answer
 
@@ -114,7 +114,7 @@ async def test_redis_cut_off_delays_nothing_and_is_caught_up_with(redis_server, 
 async def test_a_backlog_is_written_without_a_long_turn(redis_server):
     mirror = PrefixMirror(redis_server.url)
     for block in range(50_000):
-        mirror.note("key", block, block.to_bytes(16, "big"), 1)
+        mirror.note("key", block, Remembered(block.to_bytes(16, "big"), 1, 0))
     task = asyncio.create_task(mirror.run())
     async with longest_turn() as waits, asyncio.timeout(30):
         while mirror.lag:

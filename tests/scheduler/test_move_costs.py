@@ -34,3 +34,11 @@ def test_rates_follow_what_is_observed():
     for _ in range(100):
         costs.observe_loads(1, 1)
     assert costs.loading_pays(1000)
+
+
+def test_what_a_load_is_worth_in_tokens():
+    costs = MoveCosts(block_size=16, budget=100)
+    assert costs.tokens_worth(10) == 16  # nothing is known yet: a tenth
+    costs.observe_step(100, 1000)
+    costs.observe_loads(10, 400)
+    assert costs.tokens_worth(10) == 40

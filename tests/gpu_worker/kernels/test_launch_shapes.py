@@ -101,7 +101,8 @@ def test_a_full_device_is_not_split():
 
 
 def test_short_sequences_are_not_split():
-    assert num_segments(8, 300, decode_tile(4, 128, 2), 132) == 1
+    assert num_segments(8, 100, decode_tile(4, 128, 2), 132) == 1
+    assert num_segments(8, 500, chunk_tile(4, 128, 2, SHARED_MEMORY), 132) == 1
 
 
 def test_a_lone_long_decode_is_split():

@@ -1,9 +1,13 @@
 """Attention over a paged cache in Triton, with norms, rotation and cache writes, against the reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from gpu_worker.kernels.device_traits import DeviceTraits
+from gpu_worker.kernels.launch_shapes import shared_tile
+from gpu_worker.kernels.metadata import SharedKeys
 from gpu_worker.kernels.paged_attention import PagedAttention
 from gpu_worker.kernels.reference import TorchOps
 from gpu_worker.kernels.triton_ops import TritonOps
@@ -71,6 +75,39 @@ def test_many_short_chunks(make_batch, dtype, device, assert_close):
     lengths = (31, 32, 33, 2, 65, 5, 63, 3)
     batch = make_batch([(1, 4), (1, 9), *((length, length) for length in lengths)], heads, dtype, device)
     check(batch, ops_for(), assert_close)
+
+
+def share(batch, groups, most_members):
+    """Gives the sequences of each group, (tokens, sequences), the first one's blocks for these tokens."""
+    metadata, size = batch.metadata, batch.k_cache.shape[1]
+    tokens = torch.zeros(metadata.num_decodes, dtype=torch.int32)
+    members = torch.full((len(groups) + 1, most_members), -1, dtype=torch.int32)
+    for number, (shared, seqs) in enumerate(groups):
+        metadata.block_tables[seqs, : shared // size] = metadata.block_tables[seqs[0], : shared // size]
+        members[number, : len(seqs)] = torch.tensor(seqs, dtype=torch.int32)
+        tokens[seqs] = shared
+    group_tokens = torch.tensor([shared for shared, _ in groups] + [0], dtype=torch.int32)
+    count = torch.tensor([len(groups)], dtype=torch.int32)
+    device = metadata.counts.device
+    keys = SharedKeys(*(part.to(device) for part in (members, group_tokens, tokens, count)))
+    return replace(batch, metadata=replace(metadata, shared_keys=keys))
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("multiprocessors", [1, 132])
+@pytest.mark.parametrize("heads", [(4, 2, 64, 16), (8, 1, 32, 16), (3, 3, 80, 16)], ids=str)
+def test_keys_that_sequences_share(make_batch, heads, multiprocessors, norm, dtype, device, assert_close):
+    """Groups of two and three, and sequences in none; in segments and not."""
+    decodes = [(1, 600), (1, 70), (1, 520), (1, 5), (1, 600), (1, 129), (1, 200)]
+    batch = make_batch([*decodes, (5, 30)], heads, dtype, device, norm=norm, max_seq_len=800)
+    members = shared_tile(heads[0] // heads[1], heads[2], dtype.itemsize).block_q
+    batch = share(batch, [(512, [0, 2, 4]), (128, [6, 5])], members)
+    check(batch, ops_for(multiprocessors), assert_close)
+
+
+def test_windows_do_without_shared_keys(make_batch, dtype, device, assert_close):
+    batch = make_batch([(1, 300), (1, 280)], (4, 2, 64, 16), dtype, device, window=50)
+    check(share(batch, [(256, [0, 1])], 32), ops_for(), assert_close)
 
 
 def test_chunks_without_their_keys_are_refused(make_batch):

@@ -1,0 +1,78 @@
+"""One client's connection: how long it may take to send a request, and to read its answer.
+
+reading   the head of a request, and then its body, have a bounded time and the head a bounded length
+writing   uvicorn stops taking an answer's text when 64 KiB of it wait for the client. The tokens of a
+          request then gather as integers, and its next event has them all; so what a client that does not
+          read can make us keep is bounded by its max_tokens. After a while it is cut off.
+"""
+
+import asyncio
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+
+
+class ConnectionConfig(uvicorn.Config):
+    """uvicorn's, and the patience with clients."""
+
+    def __init__(self, app: ASGIApp, client_timeout_s: float, **settings: Any) -> None:
+        super().__init__(app, **settings, http=Connection)
+        self.client_timeout_s = client_timeout_s
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with limits for the client."""
+
+    config: ConnectionConfig
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._head = 0  # bytes of the head being read; -1 between heads
+        self._reading = self._limit()
+        self._writing: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading.cancel()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what comes of a head that is not complete even with all of `data`."""
+        super().data_received(data)
+        if self._head >= 0:
+            self._head += len(data)
+            if self._head > MAX_HEAD and not self.transport.is_closing():
+                self.send_400_response("The headers are too long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+        self._reading.cancel()
+        self._reading = self._limit()
+
+    def on_headers_complete(self) -> None:
+        self._head = -1
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._reading.cancel()
+        super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._writing is None:
+            self._writing = self._limit()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+
+    def _limit(self) -> asyncio.TimerHandle:
+        # Aborted, not closed: to close is to wait until the client has read what there is for it.
+        return self.loop.call_later(self.config.client_timeout_s, self.transport.abort)
