@@ -45,7 +45,7 @@ def build_submit(request: GenerationRequest, limits: Limits, eos_ids: frozenset[
 
 
 def tenant_salt(request: GenerationRequest) -> str:
-    """Whom `request` shares cached blocks with: those of the same salt. Nothing behind us knows tenants.
+    """Whom `request` shares cached blocks with: those of the same salt. Tenants mean nothing there.
 
     The only place that decides it: the salt of the API key stands in front of the request's own and with its
     length, so that no request can spell another tenant's.

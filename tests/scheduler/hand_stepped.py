@@ -73,6 +73,7 @@ class Bench:
         self.causes[cause] += 1
 
     def add(self, prompt, max_tokens, stop_ids=(), salt="", tenant="", weight=1.0, priority=0):
+        """`tenant` None: the house."""
         id = next(self.ids)
         request = Request(
             session=self.session,
@@ -87,7 +88,7 @@ class Bench:
             traceparent="",
             parent=None,
             arrival=id,
-            tenant=self.tenants.arriving(tenant, weight),
+            tenant=self.tenants.house if tenant is None else self.tenants.arriving(tenant, weight),
             priority=priority,
         )
         self.session.requests[id] = request

@@ -60,6 +60,34 @@ def test_an_empty_queue_levels_everybody_with_the_last_one_served():
     assert tenants.arriving("other", 1.0).counter == 900
 
 
+def test_the_house_pays_nothing_and_holds_nobody_back():
+    tenants = Tenants()
+    busy = tenants.arriving("busy", 1.0)
+    tenants.waits(busy)
+    busy.charge(1000)
+    tenants.waits(tenants.house)
+    tenants.house.charge(1 << 20)
+    assert tenants.house.counter < 0
+    assert tenants.arriving("new", 1.0).counter == 1000
+    tenants.waited(tenants.house)
+    tenants.waited(busy)
+    assert tenants.arriving("newer", 1.0).counter == 1000
+
+
+def test_the_house_goes_first_but_takes_nobodys_row():
+    bench = Bench(max_rows=4, budget=16, num_blocks=2000, max_model_len=2000)
+    for n in range(6):
+        bench.add([n], 1500 if n < 4 else 5, tenant="hog")
+    for _ in range(100):  # the debt would be enough for anybody else
+        bench.send()
+        bench.answer()
+    ours = bench.add([9], 2, tenant=None)
+    bench.run()
+    assert bench.preemptions == 0
+    ends = list(bench.answers()[1])
+    assert ends.index(ours.id) < ends.index(4)
+
+
 def test_tenants_without_anything_to_say_are_forgotten():
     tenants = Tenants()
     for n in range(10_000):

@@ -70,3 +70,14 @@ def test_a_shared_prefix_counts_once():
         bench.send()
         together.append(len(bench.batcher.running))
     assert together[0] > 3 * together[1]
+
+
+def test_what_could_be_one_token_only_says_nothing_of_answers():
+    bench = Bench()
+    seen = bench.lengths._scale
+    bench.add([1, 2], 1)
+    bench.run()
+    assert bench.lengths._scale == seen
+    bench.add([1, 2], 2)
+    bench.run()
+    assert bench.lengths._scale > seen
