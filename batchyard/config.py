@@ -107,6 +107,8 @@ class SchedulerSettings(RedisSettings):
         ge=0,
         description="prompt tokens in a step where others decode, more only if many wait; 0: no such limit",
     )
+    max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
+    max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
 
 
 class GatewaySettings(ModelSettings, RedisSettings):

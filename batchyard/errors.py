@@ -6,7 +6,8 @@ BatchyardError
 │   ├── ModelError             a model folder is missing, truncated or of an unsupported kind
 │   ├── InvalidRequest         a request that can never be served as asked (HTTP 400)
 │   └── AddressInUse           a port or socket is taken
-├── Overloaded                 nobody's fault: there is no room now (HTTP 429)
+├── Overloaded                 there is no room now: the client has its share already (HTTP 429)
+│   └── ServerFull             others have the room (HTTP 503)
 └── InternalError              we, or the machine, failed
     ├── WorkerLost             a worker's stream broke or its deadline passed
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
@@ -48,6 +49,10 @@ class Overloaded(BatchyardError):
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ServerFull(Overloaded):
+    """There is no room now, whoever asks."""
 
 
 class InternalError(BatchyardError):

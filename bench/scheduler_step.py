@@ -14,6 +14,8 @@ from protos.sampling_pb2 import Sampling
 from protos.step_pb2 import StepResult
 from scheduler.batcher import Batcher
 from scheduler.block_pool import BlockPool
+from scheduler.fairness import Tenants
+from scheduler.preemption import Cause
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.results import ResultHandler
@@ -27,7 +29,7 @@ PROMPT = 64
 class _Unheard:
     def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None: ...
 
-    def preempted(self, request: Request) -> None: ...
+    def preempted(self, request: Request, cause: Cause) -> None: ...
 
 
 def measure(num_rows: int, caching: bool) -> list[float]:
@@ -39,7 +41,8 @@ def measure(num_rows: int, caching: bool) -> list[float]:
     sessions = Sessions()
     session = sessions.open()
     handler = ResultHandler(batcher, sessions, 1 << 17)
-    waiting = WaitingQueue()
+    tenants = Tenants()
+    waiting, tenant = WaitingQueue(tenants), tenants.arriving("", 1.0)
     rng = np.random.default_rng(0)
     for n in range(num_rows):
         prompt = rng.integers(0, 1 << 17, PROMPT, dtype=np.int32)
@@ -56,6 +59,7 @@ def measure(num_rows: int, caching: bool) -> list[float]:
             traceparent="",
             parent=None,
             arrival=n,
+            tenant=tenant,
         )
         session.requests[n] = request
         waiting.push(request)

@@ -27,7 +27,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
-from batchyard.errors import BatchyardError, InvalidRequest, Overloaded, SchedulerLost, UserError
+from batchyard.errors import (
+    BatchyardError,
+    InvalidRequest,
+    Overloaded,
+    SchedulerLost,
+    ServerFull,
+    UserError,
+)
 
 log = structlog.get_logger()
 
@@ -128,7 +135,10 @@ def reply_to(error: Exception) -> ErrorReply:
         case Overloaded():
             wait = max(1, math.ceil(error.retry_after_s or 1))
             headers = {"Retry-After": str(wait)}
-            return ErrorReply(429, str(error), "rate_limit_error", code="overloaded", headers=headers)
+            status, kind = 429, "rate_limit_error"
+            if isinstance(error, ServerFull):
+                status, kind = 503, "service_unavailable_error"
+            return ErrorReply(status, str(error), kind, code="overloaded", headers=headers)
         case SchedulerLost() | KeysUnread() | Ending():
             headers = {"Retry-After": str(_BACK_IN_S)}
             return ErrorReply(

@@ -1,4 +1,4 @@
-"""Whom a prompt shares cached blocks with: those of the same salt. Nothing behind us knows tenants."""
+"""Whom a prompt shares cached blocks with: those of the same salt. Tenants mean nothing there."""
 
 
 def tenant_salt(key_salt: str, own: str) -> str:

@@ -5,12 +5,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from batchyard.errors import BatchyardError, InternalError, InvalidRequest, Overloaded, SchedulerLost
+from batchyard.errors import (
+    BatchyardError,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    SchedulerLost,
+    ServerFull,
+)
 from protos.packing import unpack_i32, unpack_u64
 from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import (
     FINISH_REASON_FAILED,
     REFUSAL_REASON_INVALID,
+    REFUSAL_REASON_OVER_SHARE,
     REFUSAL_REASON_OVERLOADED,
     Finished,
     Refused,
@@ -173,6 +181,9 @@ def _finish(subscription: Subscription, finished: Finished) -> None:
 def _refusal(refused: Refused) -> BatchyardError:
     if refused.reason == REFUSAL_REASON_INVALID:
         return InvalidRequest(refused.message)
+    retry_after_s = refused.retry_after_ms / 1000
+    if refused.reason == REFUSAL_REASON_OVER_SHARE:
+        return Overloaded(refused.message, retry_after_s)
     if refused.reason == REFUSAL_REASON_OVERLOADED:
-        return Overloaded(refused.message)
+        return ServerFull(refused.message, retry_after_s)
     return SchedulerLost(refused.message)

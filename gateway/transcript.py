@@ -10,7 +10,7 @@ from gateway.tokenizing import Tokenizer
 from gateway.types import Candidate, FinishReason, GenerationRequest, Piece, TokenLogprob
 from protos.packing import unpack_f32, unpack_i32
 from protos.sampling_pb2 import Logprobs
-from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, Finished
+from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_TIMEOUT, Finished
 
 
 class Transcript:
@@ -53,7 +53,7 @@ class Transcript:
             text=text,
             token_ids=tuple(token_ids),
             logprobs=self._logprobs(update, offsets),
-            prompt_logprobs=self._take_prompt_logprobs(),
+            prompt_logprobs=self._take_prompt_logprobs(finished),
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             cached_tokens=self._take_cached_tokens(),
@@ -97,6 +97,9 @@ class Transcript:
             return None, None
         if finished.reason == FINISH_REASON_LENGTH:
             return "length", None
+        if finished.reason == FINISH_REASON_TIMEOUT:
+            # OpenAI has no word for it, and clients know only OpenAI's: cut short, and here is why.
+            return "length", "timeout"
         if finished.reason != FINISH_REASON_STOP:
             raise ProtocolError(f"a request ended for an unknown reason: {finished.reason}")
         named = finished.stop_token in self._params.stop_token_ids
@@ -116,10 +119,10 @@ class Transcript:
         taken, self._cached_tokens = self._cached_tokens, 0
         return taken
 
-    def _take_prompt_logprobs(self) -> tuple[TokenLogprob | None, ...]:
+    def _take_prompt_logprobs(self, finished: Finished | None) -> tuple[TokenLogprob | None, ...]:
         logprobs, self._prompt_logprobs = self._prompt_logprobs, None
-        if logprobs is None:
-            return ()
+        if logprobs is None or (finished and finished.reason == FINISH_REASON_TIMEOUT):
+            return ()  # its time may have been up before the prompt was read
         if len(logprobs) != len(self._prompt_ids) - 1:
             raise ProtocolError(
                 f"{len(self._prompt_ids)} prompt tokens came with {len(logprobs)} log-probabilities"

@@ -37,6 +37,8 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     """max_tokens"""
     FINISH_REASON_FAILED: _FinishReason.ValueType  # 3
     """`error` says why"""
+    FINISH_REASON_TIMEOUT: _FinishReason.ValueType  # 4
+    """`timeout_ms` have passed"""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
 
@@ -47,6 +49,8 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens"""
 FINISH_REASON_FAILED: FinishReason.ValueType  # 3
 """`error` says why"""
+FINISH_REASON_TIMEOUT: FinishReason.ValueType  # 4
+"""`timeout_ms` have passed"""
 Global___FinishReason: typing_extensions.TypeAlias = FinishReason
 
 class _RefusalReason:
@@ -59,9 +63,11 @@ class _RefusalReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     REFUSAL_REASON_INVALID: _RefusalReason.ValueType  # 1
     """can never run: the request must change"""
     REFUSAL_REASON_OVERLOADED: _RefusalReason.ValueType  # 2
-    """not now"""
+    """not now: the server is full, or too slow for `timeout_ms`"""
     REFUSAL_REASON_UNAVAILABLE: _RefusalReason.ValueType  # 3
     """no worker"""
+    REFUSAL_REASON_OVER_SHARE: _RefusalReason.ValueType  # 4
+    """not now: the tenant has its share of the queue already"""
 
 class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper): ...
 
@@ -69,9 +75,11 @@ REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
 REFUSAL_REASON_INVALID: RefusalReason.ValueType  # 1
 """can never run: the request must change"""
 REFUSAL_REASON_OVERLOADED: RefusalReason.ValueType  # 2
-"""not now"""
+"""not now: the server is full, or too slow for `timeout_ms`"""
 REFUSAL_REASON_UNAVAILABLE: RefusalReason.ValueType  # 3
 """no worker"""
+REFUSAL_REASON_OVER_SHARE: RefusalReason.ValueType  # 4
+"""not now: the tenant has its share of the queue already"""
 Global___RefusalReason: typing_extensions.TypeAlias = RefusalReason
 
 @typing.final
@@ -364,17 +372,21 @@ class Refused(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: builtins.int
     id: builtins.int
     reason: Global___RefusalReason.ValueType
     message: builtins.str
+    retry_after_ms: builtins.int
+    """when there will be room; 0 where waiting does not help"""
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         reason: Global___RefusalReason.ValueType = ...,
         message: builtins.str = ...,
+        retry_after_ms: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["id", b"id", "message", b"message", "reason", b"reason"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["id", b"id", "message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Refused: typing_extensions.TypeAlias = Refused

@@ -1,15 +1,17 @@
 """Composes the steps of one worker: who computes how many tokens, in which blocks.
 
 There are no phases. A request is `computed` tokens chasing `known` tokens under one budget per step: rows
-that decode first, then rows in the middle of their prompt, then requests that wait. Beside rows that decode,
-prompts get no more of it than `chunking` says, so that no step takes long. When blocks run short the newest
-row is preempted: it loses its blocks, keeps its tokens and waits for its turn again.
+that decode first, then prompts, those in the middle of theirs and those that wait in one order: by priority,
+then by what their tenant has been served (docs/scheduling.md). Beside rows that decode, prompts get no more
+of it than `chunking` says, so that no step takes long. A row can be preempted: it loses its blocks, keeps its
+tokens and waits for its turn again.
 
 Equal beginnings are computed once, however close together their requests come. A block can be shared from the
 moment its last token is in a step that is being composed, even by rows of that step (protos/step.proto says
-why). And there is never a second row that could begin what a first one is in the middle of: budget goes to
-rows in order of arrival, so one that does not reach its prompt's end leaves nothing for a newcomer. Who waits
-is therefore never waiting for a certain row, and nothing is owed when that row is cancelled or lost.
+why). And a tenant never has a second row that could begin what a first one is in the middle of: among its
+rows of one priority budget goes by arrival, so one that does not reach its prompt's end leaves nothing for a
+newcomer. Who waits is therefore never waiting for a certain row, and nothing is owed when that row is
+cancelled or lost.
 
 Lengths are known ahead, so steps are composed without waiting for the answers of those before. Only a stop
 token is learned late; what a row samples after it is dropped.
@@ -28,13 +30,17 @@ from protos.step_pb2 import Moved, NewRow, StepBatch
 from scheduler.block_pool import BlockPool
 from scheduler.chunking import prompt_budget
 from scheduler.entrance import Entrance, Room
+from scheduler.fairness import Tenant
 from scheduler.host_pool import HostPool
 from scheduler.move_costs import MoveCosts
+from scheduler.peak import AnswerLengths, PeakMemory
+from scheduler.preemption import Cause, Victims
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
 from scheduler.sharing import Sharing
 from scheduler.tiers import HitTokens, Tiers
+from scheduler.urgency import Urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Admissions(Protocol):
 
     def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None: ...
 
-    def preempted(self, request: Request) -> None: ...
+    def preempted(self, request: Request, cause: Cause) -> None: ...
 
 
 class Batcher:
@@ -73,8 +79,12 @@ class Batcher:
         admissions: Admissions,
         calm_chunk_tokens: int = 0,
         num_host_blocks: int = 0,
+        answers: AnswerLengths | None = None,
     ) -> None:
-        """`budget` is the most tokens in a step, at least one for every row; see `chunking` for calm ones."""
+        """`budget` is the most tokens in a step, at least one for every row; see `chunking` for calm ones.
+
+        `answers` may be shared.
+        """
         self.rows = rows
         self.pool = pool
         self.budget = budget
@@ -88,10 +98,14 @@ class Batcher:
         self.sent = 0  # number of the last step composed
         self.answered = 0  # number of the last step answered
         self.hits = HitTokens()
-        self.entrance = Entrance(rows, self.tiers, caching=caching)
+        self.answers = answers or AnswerLengths()
+        self.entrance = Entrance(rows, self.tiers, PeakMemory(rows, pool, self.answers), caching=caching)
         self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
         self._calm = calm_chunk_tokens
+        self._victims = Victims(rows, budget)
+        self._urgency = Urgency(rows.max_rows)
+        self._decoding: dict[Tenant, int] = {}  # rows
         self._prefilling: list[int] = []
         self._freed: list[int] = []  # rows the worker must still be told of
         self._departures: deque[tuple[int, int]] = deque()  # (fence, row)
@@ -112,6 +126,8 @@ class Batcher:
     def compose(self, waiting: WaitingQueue) -> Step | None:
         """The next step, or None when there is nothing to do or blocks must come back first."""
         self.entrance.return_arrived(waiting)
+        if head := waiting.peek():
+            self._make_way(head)
         preemptions = len(self._departures)
         grown = self._grow_decodes()
         if grown is None:
@@ -120,11 +136,12 @@ class Batcher:
         decodes = np.flatnonzero(self.rows.decoding)
         self.rows.computed[decodes] += 1
         self.rows.known[decodes] += 1
+        for tenant, count in self._decoding.items():
+            tenant.charge(count)
+        # Who just lost a row must not be overtaken.
+        admitting = len(self._departures) == preemptions
         prompts = prompt_budget(self.budget, len(decodes), self.backlog + waiting.work, self._calm)
-        chunks = self._continue_prefills(prompts)
-        if len(self._departures) == preemptions:  # who just lost a row must not be overtaken
-            left = prompts - sum(length for _, length in chunks)
-            chunks += self._admit_waiting(waiting, left, batch)
+        chunks = self._fill(waiting, prompts, batch, admitting=admitting)
         self.tiers.save_ahead()
         if not (len(decodes) or chunks or self._freed or self.tiers.ordered):
             return None
@@ -142,40 +159,72 @@ class Batcher:
                 break
             if len(full) <= pool.available + pool.fenced + self.tiers.in_motion:
                 return None
-            self._preempt(max(self.running, key=self._arrival))
+            self._preempt(self._victims.for_memory(self.running), Cause.MEMORY)
         grown = list(zip(full.tolist(), pool.allocate(len(full)), strict=True))
         for row, block in grown:
             rows.grow(row, block)
         return grown
 
-    def _continue_prefills(self, budget: int) -> list[tuple[int, int]]:
-        """Chunks (row, tokens) of the rows in the middle of their prompt, first come first served."""
-        chunks = []
-        for row in list(self._prefilling):
-            if budget == 0:
+    def _fill(
+        self, waiting: WaitingQueue, budget: int, batch: StepBatch, *, admitting: bool
+    ) -> list[tuple[int, int]]:
+        """Chunks (row, tokens) of prompts: of rows in the middle of theirs, of requests that get a row."""
+        chunks: list[tuple[int, int]] = []
+        given = 0
+        prefilling = deque(sorted(self._prefilling, key=self._place))
+        while head := self._next_prompt(prefilling, waiting if admitting else None):
+            most = self._urgency.prompt_tokens(head.priority, batch.step, budget) - given
+            if most <= 0:  # for all who follow, too
                 break
-            chunks.append(self._take_chunk(row, budget))
-            budget -= chunks[-1][1]
+            if head.row is not None:
+                row = prefilling.popleft()
+            else:
+                spare = self._urgency.spare_rows(head.priority, batch.step)
+                room = self.entrance.next(waiting, self.running, batch.step, spare)
+                if room is None:
+                    admitting = False
+                    continue
+                row = self._admit(room, batch)
+            chunks.append(self._take_chunk(row, most))
+            given += chunks[-1][1]
         return chunks
 
-    def _admit_waiting(self, waiting: WaitingQueue, budget: int, batch: StepBatch) -> list[tuple[int, int]]:
-        """Gives rows to requests in the queue that fit, and their first chunks."""
-        chunks = []
-        while budget > 0 and (room := self.entrance.next(waiting, len(self.running), batch.step)):
-            row = self._admit(room, batch)
-            self._admissions.admitted(room.request, int(self.rows.computed[row]), room.looked_ns)
-            chunks.append(self._take_chunk(row, budget))
-            budget -= chunks[-1][1]
-        return chunks
+    def _next_prompt(self, prefilling: deque[int], waiting: WaitingQueue | None) -> Request | None:
+        """The first of both; of equals, the one that has a row."""
+        row = self._request(prefilling[0]) if prefilling else None
+        head = waiting.peek() if waiting else None
+        if row and head:
+            return row if self._turn(row) <= self._turn(head) else head
+        return row or head
+
+    def _make_way(self, head: Request) -> None:
+        """Pauses rows for `head`, the first that waits, as far as it may ask for that."""
+        lower = self._victims.for_priority(head, self.running)
+        while lower and not self._has_room(head, coming=True):
+            self._preempt(lower.pop(), Cause.PRIORITY)
+        # One a step, whatever is coming: what leaves of its own accord was not enough so far.
+        if self._victims.owe(head, self._decoding) and not self._has_room(head, coming=False):
+            row = self._victims.for_fairness(head, self.running)
+            if row is not None:
+                self._preempt(row, Cause.FAIRNESS)
+
+    def _has_room(self, head: Request, *, coming: bool) -> bool:
+        """Whether `head` fits; with what is `coming`, once all have left that are leaving."""
+        rows = len(self._departures) if coming else 0
+        blocks = self.pool.fenced + self.tiers.in_motion if coming else 0
+        return self.entrance.has_room(head, self.running, rows, blocks)
 
     def _take_chunk(self, row: int, budget: int) -> tuple[int, int]:
         rows = self.rows
         length = min(budget, int(rows.known[row] - rows.computed[row]))
         rows.computed[row] += length
+        request = self._request(row)
+        request.tenant.charge(max(0, min(length, int(rows.computed[row]) - request.paid)))
         if rows.computed[row] == rows.known[row]:  # reaches the end of what is known: samples, then decodes
             self._prefilling.remove(row)
             rows.known[row] += 1
             rows.decoding[row] = True
+            self._decoding[request.tenant] = self._decoding.get(request.tenant, 0) + 1
         # In step order its blocks are full before anything sent later can read them.
         self.sharing.register_full([row], self.sent + 1)
         return row, length
@@ -208,9 +257,16 @@ class Batcher:
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
         self.hits.add(computed, request.loaded)
+        if not request.paid:
+            from_host = min(request.loaded, computed)
+            worth = self.tiers.costs.tokens_worth(from_host // self.rows.block_size)
+            request.tenant.charge(min(from_host, worth))
         row = self.rows.take(request, blocks, computed)
         request.row = row
+        request.tenant.took_row()
+        self._urgency.began(request.priority, batch.step)
         self._prefilling.append(row)
+        self._admissions.admitted(request, computed, room.looked_ns)
         batch.new_rows.append(
             NewRow(
                 row=row,
@@ -233,23 +289,33 @@ class Batcher:
         if self._runs(row):
             self._leave(row)
 
-    def _preempt(self, row: int) -> None:
+    def _preempt(self, row: int, cause: Cause) -> None:
         request = self._request(row)
         request.preemptions += 1
         self._leave(row)
-        self._admissions.preempted(request)
+        self._admissions.preempted(request, cause)
 
     def _leave(self, row: int) -> None:
         """The row takes no part in steps to come. It and its blocks are reusable behind the fence."""
-        self.rows.decoding[row] = False
-        if row in self._prefilling:
-            self._prefilling.remove(row)
+        self._stop(row)
         self.sharing.leave(row, self.sent)
         self.pool.release(self.rows.blocks_of(row), self.sent)
         self._departures.append((self.sent, row))
         self._freed.append(row)
         if self.answered == self.sent:
             self.pool.settle(self.answered)
+
+    def _stop(self, row: int) -> None:
+        request = self._request(row)
+        request.tenant.left_row()
+        request.paid = max(request.paid, int(self.rows.computed[row]))
+        if self.rows.decoding[row]:
+            self.rows.decoding[row] = False
+            self._decoding[request.tenant] -= 1
+            if not self._decoding[request.tenant]:
+                del self._decoding[request.tenant]
+        else:
+            self._prefilling.remove(row)
 
     def settle(self, step: int) -> list[Request]:
         """Step `step` has been answered and its tokens taken: the preempted requests that can wait again."""
@@ -276,6 +342,8 @@ class Batcher:
 
     def evacuate(self) -> list[Request]:
         """The worker is gone: every request that was not over, with all tokens that came back."""
+        for row in self.running:
+            self._stop(row)
         aside = self.entrance.aside
         for request in aside:
             request.loaded = 0
@@ -289,8 +357,12 @@ class Batcher:
     def _runs(self, row: int) -> bool:
         return bool(self.rows.decoding[row]) or row in self._prefilling
 
-    def _arrival(self, row: int) -> int:
-        return self._request(row).arrival
+    def _place(self, row: int) -> tuple[tuple[int, float], int]:
+        request = self._request(row)
+        return self._turn(request), request.arrival
+
+    def _turn(self, request: Request) -> tuple[int, float]:
+        return -request.priority, request.tenant.counter
 
     def _request(self, row: int) -> Request:
         request = self.rows.requests[row]

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -12,18 +14,25 @@ from batchyard.telemetry import is_sampled, parse_traceparent
 from prefix_cache.mirror import PrefixMirror
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import (
+    FINISH_REASON_TIMEOUT,
     REFUSAL_REASON_INVALID,
+    REFUSAL_REASON_OVERLOADED,
     REFUSAL_REASON_UNAVAILABLE,
     Description,
     Submit,
     WarmPrompt,
 )
 from scheduler import admission
+from scheduler.deadlines import Deadlines
+from scheduler.fairness import Tenants
 from scheduler.lane import Lane, LaneOptions
+from scheduler.peak import AnswerLengths
 from scheduler.placement import LeastCost, Placement
+from scheduler.preemption import Cause
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.session import Session, Sessions
+from scheduler.shedding import Door, QueueLimits
 from scheduler.state import describe
 from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
@@ -33,6 +42,7 @@ from scheduler.warming import Warming
 log = structlog.get_logger()
 
 HASHED_AT_ONCE = 512  # blocks of a prompt: about 0.3 ms
+DEFAULT_LIMITS = QueueLimits(requests=2048, tokens=1 << 21)
 
 
 class Scheduler:
@@ -45,23 +55,47 @@ class Scheduler:
         spans: RequestSpans,
         mirror: PrefixMirror | None = None,
         placement: Placement | None = None,
+        limits: QueueLimits = DEFAULT_LIMITS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`clock` gives seconds, as the event loop's does."""
         self.sessions = Sessions()
-        self.waiting = WaitingQueue()  # not yet given to a worker
-        self.preemptions = 0
+        self.tenants = Tenants()
+        self.door = Door(limits, clock)
+        self.waiting = WaitingQueue(self.tenants, clock)  # not yet given to a worker
+        self.preempted_for: Counter[Cause] = Counter()
+        self.timeouts = 0
         self.prompt_tokens = 0  # of requests that got a row
         self.hits = HitTokens()  # of these, found in the cache
+        self.answers = AnswerLengths()
         self.lanes = [
-            Lane(transport, options, self.sessions, self, self._wake, self._take_back, mirror)
+            Lane(
+                transport,
+                options,
+                self.sessions,
+                self,
+                self._wake,
+                self._take_back,
+                mirror,
+                WaitingQueue(self.tenants, clock),
+                self.answers,
+            )
             for transport in transports
         ]
         self.mirror = mirror
-        self._warming = Warming(self.sessions.open(), self.cancel)
+        self._warming = Warming(self.sessions.open(), self.tenants.house, self.cancel)
         self._spans = spans
         self._placement = placement or LeastCost()
         self._caching = options.caching
+        self._clock = clock
+        self._deadlines = Deadlines(clock, self._expire)
         self._arrivals = itertools.count()
         self._woken = False
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request lost its row to others."""
+        return self.preempted_for.total()
 
     async def run(self) -> None:
         """Serves until cancelled."""
@@ -85,8 +119,7 @@ class Scheduler:
             except InvalidRequest as error:
                 session.refused(submit.id, REFUSAL_REASON_INVALID, str(error))
             else:
-                self._enter(session, submit)
-                self._wake()
+                self._receive(session, submit)
         session.flush()
 
     def cancel(self, session: Session, request_id: int) -> None:
@@ -114,15 +147,16 @@ class Scheduler:
         """`request` has a row."""
         if not request.started:
             request.started = True
+            self.door.left(request)
             self.prompt_tokens += request.prompt_len
             self.hits.add(cached_tokens, request.loaded)
             request.session.started(request, cached_tokens)
         self._spans.admitted(request, cached_tokens, started_ns)
 
-    def preempted(self, request: Request) -> None:
+    def preempted(self, request: Request, cause: Cause) -> None:
         """`request` has lost its row, and will wait again."""
-        self.preemptions += 1
-        log.info("preempted", request_id=request.request_id, tokens=len(request.tokens))
+        self.preempted_for[cause] += 1
+        log.debug("preempted", request_id=request.request_id, cause=cause.value, times=request.preemptions)
 
     def _take_back(self, requests: list[Request]) -> None:
         for request in requests:
@@ -167,8 +201,25 @@ class Scheduler:
             return True
         return request.hash_some(lane.worker.block_size, HASHED_AT_ONCE)
 
+    # Requests come and go
+
+    def _receive(self, session: Session, submit: Submit) -> None:
+        for request in self.door.to_shed(submit):
+            message = "The server is full, and requests of a higher priority came."
+            wait = self.door.rate.seconds_for(self.door.size)
+            request.session.refused(request.id, REFUSAL_REASON_OVERLOADED, message, wait)
+            self.door.shed += 1
+            self._end(request)
+            request.session.flush()
+        if refusal := self.door.ask(submit):
+            session.refused(submit.id, refusal.reason, refusal.message, refusal.retry_after_s)
+        else:
+            self._enter(session, submit)
+            self._wake()
+
     def _enter(self, session: Session, submit: Submit) -> None:
         parent = parse_traceparent(submit.traceparent)
+        now = self._clock()
         request = Request(
             session=session,
             id=submit.id,
@@ -182,11 +233,25 @@ class Scheduler:
             traceparent=submit.traceparent if is_sampled(parent) else "",
             parent=parent,
             arrival=next(self._arrivals),
+            tenant=self.tenants.arriving(submit.tenant, submit.weight),
+            priority=-submit.priority,
+            arrived=now,
+            deadline=now + submit.timeout_ms / 1000 if submit.timeout_ms else math.inf,
         )
         session.requests[request.id] = request
+        self.door.entered(request)
         self.waiting.push(request)
+        if submit.timeout_ms:
+            self._deadlines.add(request)
+
+    def _expire(self, request: Request) -> None:
+        self.timeouts += 1
+        request.session.finished(request, FINISH_REASON_TIMEOUT)
+        self._end(request)
+        request.session.flush()
 
     def _end(self, request: Request) -> None:
+        self.door.left(request)
         if request.lane:
             request.lane.end(request)
         else:

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from scheduler.block_pool import BlockPool
+from scheduler.peak import PeakMemory
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
@@ -45,9 +46,10 @@ class _Blocked:
 class Entrance:
     """Lets requests in by their order, but for those that wait for blocks to come from host memory."""
 
-    def __init__(self, rows: Rows, tiers: Tiers, *, caching: bool) -> None:
+    def __init__(self, rows: Rows, tiers: Tiers, memory: PeakMemory, *, caching: bool) -> None:
         self._rows = rows
         self._tiers = tiers
+        self._memory = memory
         self._caching = caching
         self._aside: dict[Request, int] = {}  # and the step whose loads they wait for
         self._blocked: _Blocked | None = None
@@ -69,15 +71,15 @@ class Entrance:
         load = not request.loaded and self._tiers.worth_loading(prefix)
         return prefix if load or prefix.awaited else Prefix(prefix.head)
 
-    def next(self, waiting: WaitingQueue, running: int, step: int) -> Room | None:
+    def next(self, waiting: WaitingQueue, running: list[int], step: int, spare: int) -> Room | None:
         """Takes the first request out of the queue that can have a row in `step`, the next one.
 
         Those whose beginning is on its way, or begins to be now, are set aside; a row is left for each.
-        `running`: how many rows may need a block soon.
+        `running`: rows that may need a block soon; `spare`: how many must stay vacant.
         """
-        while self._rows.vacant > len(self._aside) and (request := waiting.peek()):
+        while self._rows.vacant > len(self._aside) + spare and (request := waiting.peek()):
             looked_ns = time.time_ns()
-            if self._blocked and self._blocked.holds(request, running, self._tiers.pool):
+            if self._blocked and self._blocked.holds(request, len(running), self._tiers.pool):
                 return None
             self._blocked = None
             prefix = self.find(request)
@@ -85,8 +87,10 @@ class Entrance:
                 self._aside[waiting.pop()] = prefix.awaited
                 continue
             on_device = prefix.on_device
-            fresh = -(-len(request.tokens) // self._rows.block_size) - len(on_device)
-            if not self._fits(request, fresh, on_device, running):
+            fresh = self._fresh(request, on_device)
+            if not self._has_blocks(request, fresh, on_device, len(running)):
+                return None
+            if not self._memory.fits(request, on_device, running):
                 return None
             if not self._tiers.make_ready(fresh, on_device):
                 return None
@@ -108,11 +112,27 @@ class Entrance:
         """`request`, which has no row, is over. False if it had not been set aside, but waits elsewhere."""
         return self._aside.pop(request, None) is not None
 
-    def _fits(self, request: Request, fresh: int, on_device: list[int], running: int) -> bool:
-        """Whether there are blocks for a whole prompt, with one to spare for each row that runs."""
+    def has_room(self, request: Request, running: list[int], rows: int, blocks: int) -> bool:
+        """Whether there will be room for `request` once so many more rows and blocks have come back."""
+        if self._rows.vacant + rows <= len(self._aside):
+            return False
+        on_device = self.find(request).on_device
+        lacking = self._lacking(self._fresh(request, on_device), on_device)
+        return lacking + len(running) <= blocks and self._memory.fits(request, on_device, running)
+
+    def _fresh(self, request: Request, on_device: list[int]) -> int:
+        return -(-len(request.tokens) // self._rows.block_size) - len(on_device)
+
+    def _lacking(self, fresh: int, on_device: list[int]) -> int:
+        """How many blocks there are too few, but for those kept for rows."""
         pool = self._tiers.pool
-        lacking = fresh + pool.idle_among(on_device) - pool.available
+        return fresh + pool.idle_among(on_device) - pool.available
+
+    def _has_blocks(self, request: Request, fresh: int, on_device: list[int], running: int) -> bool:
+        """Whether there are blocks for a whole prompt, with one to spare for each row that runs."""
+        lacking = self._lacking(fresh, on_device)
         if lacking + running <= 0:
             return True
+        pool = self._tiers.pool
         self._blocked = _Blocked(request, len(request.tokens), lacking, pool.returned, pool.registered)
         return False

@@ -18,6 +18,7 @@ from scheduler.cache_counts import CacheCounts
 from scheduler.load import Load
 from scheduler.outlook import Outlook
 from scheduler.pacing import Pacing
+from scheduler.peak import AnswerLengths
 from scheduler.queue import WaitingQueue
 from scheduler.remembering import Remembering
 from scheduler.request import Request
@@ -69,10 +70,12 @@ class Lane:
         on_change: Callable[[], None],
         take_back: Callable[[list[Request]], None],
         mirror: PrefixMirror | None,
+        waiting: WaitingQueue,
+        answers: AnswerLengths,
     ) -> None:
         """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
         self.address = transport.address
-        self.waiting = WaitingQueue()  # given to this worker, not yet in a row
+        self.waiting = waiting  # given to this worker, not yet in a row
         self.worker: WorkerDescription | None = None  # as it last described itself
         self.streams = 0  # opened so far: with each the worker may have another cache
         self.steps = 0
@@ -87,6 +90,7 @@ class Lane:
         self._on_change = on_change
         self._take_back = take_back
         self._mirror = mirror
+        self._answers = answers
         self._connection: _Connection | None = None
 
     @property
@@ -114,14 +118,13 @@ class Lane:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
 
-    @property
-    def wants_requests(self) -> bool:
-        """Whether it should be given requests: it has work for fewer than WORK_AHEAD steps.
+    def wants(self, request: Request) -> bool:
+        """Whether it should be given `request`: fewer than WORK_AHEAD steps' work would go before it.
 
         Fewer would send a request elsewhere than to its prefix, more would commit it long before its turn.
         """
         batcher = self.batcher
-        return batcher is not None and self.waiting.work < WORK_AHEAD * batcher.budget
+        return batcher is not None and self.waiting.work_before(request) < WORK_AHEAD * batcher.budget
 
     def load_bound(self, request: Request, guess: int) -> Load:
         """What `request` would find here at best: see `Outlook.bound`. Needs a connected worker."""
@@ -213,6 +216,7 @@ class Lane:
             admissions=self._admissions,
             calm_chunk_tokens=self._options.calm_chunk_tokens,
             num_host_blocks=worker.num_host_blocks,
+            answers=self._answers,
         )
         results = ResultHandler(batcher, self._sessions, worker.vocab_size)
         self._connection = _Connection(

@@ -16,6 +16,7 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.metrics import serve_metrics
 from scheduler.service import SchedulerService
+from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 from scheduler.transport import GrpcTransport
 
@@ -38,7 +39,8 @@ async def run(settings: SchedulerSettings) -> None:
         settings.calm_chunk_tokens,
     )
     mirror = _mirror(settings.redis)
-    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror)
+    limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
+    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen)
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
     await server.start()

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler.core import Scheduler
+from scheduler.preemption import Cause
 from scheduler.prefix_metrics import prefix_metrics
 
 
@@ -24,11 +25,7 @@ class SchedulerCollector(Collector):
         requests.add_metric(["waiting"], state.waiting)
         requests.add_metric(["running"], state.running)
         yield requests
-        preemptions = CounterMetricFamily(
-            "batchyard_preemptions", "requests that lost their row to older ones"
-        )
-        preemptions.add_metric([], self._scheduler.preemptions)
-        yield preemptions
+        yield from self._queue()
         blocks = GaugeMetricFamily("batchyard_kv_blocks", "KV blocks by state", labels=["worker", "state"])
         rows = GaugeMetricFamily("batchyard_rows", "rows in use", labels=["worker"])
         connected = GaugeMetricFamily("batchyard_worker_connected", "1 while connected", labels=["worker"])
@@ -42,6 +39,32 @@ class SchedulerCollector(Collector):
         yield from (blocks, rows, connected)
         yield from self._steps()
         yield from prefix_metrics(self._scheduler)
+
+    def _queue(self) -> Iterator[Metric]:
+        scheduler = self._scheduler
+        preemptions = CounterMetricFamily(
+            "batchyard_preemptions", "requests that lost their row to others for a while", labels=["cause"]
+        )
+        for cause in Cause:
+            preemptions.add_metric([cause.value], scheduler.preempted_for[cause])
+        refused = CounterMetricFamily(
+            "batchyard_refused_requests", "requests that were not let into the queue", labels=["reason"]
+        )
+        for reason, count in scheduler.door.refused.items():
+            refused.add_metric([reason.removeprefix("REFUSAL_REASON_").lower()], count)
+        shed = CounterMetricFamily(
+            "batchyard_shed_requests", "requests that left the queue for a higher priority"
+        )
+        shed.add_metric([], scheduler.door.shed)
+        timeouts = CounterMetricFamily("batchyard_timeouts", "requests that ended at their deadline")
+        timeouts.add_metric([], scheduler.timeouts)
+        tokens = GaugeMetricFamily("batchyard_queue_tokens", "of requests that have not begun to run")
+        tokens.add_metric([], scheduler.door.size.tokens)
+        tenants = GaugeMetricFamily(
+            "batchyard_tenants", "tenants with requests, or with more than their share"
+        )
+        tenants.add_metric([], len(scheduler.tenants))
+        yield from (preemptions, refused, shed, timeouts, tokens, tenants)
 
     def _steps(self) -> Iterator[Metric]:
         steps = CounterMetricFamily("batchyard_steps", "steps answered", labels=["worker"])

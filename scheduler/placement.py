@@ -79,7 +79,7 @@ class LeastCost:
         bounds = []
         guess = len(request.tokens)
         for lane in lanes:
-            if lane.wants_requests:
+            if lane.wants(request):
                 load = lane.load_bound(request, guess)
                 guess = load.uncached  # most workers have the same: nothing, or what all requests begin with
                 bounds.append((lane, load))

@@ -1,5 +1,6 @@
 """A request as the scheduler knows it: token ids, limits, and what has become of it."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from opentelemetry.trace import SpanContext
 from prefix_cache import hashing
 from prefix_cache.hashing import Digest
 from protos.sampling_pb2 import Sampling
+from scheduler.fairness import Tenant
 
 if TYPE_CHECKING:
     from scheduler.lane import Lane
@@ -26,6 +28,10 @@ class Request:
     tokens       [n] int32: the prompt and what has been answered so far
     max_tokens   of the answer
     arrival      orders the queue: a request that lost its row comes back to its old place
+    arrived      when it came, and
+    deadline     when it ends, done or not, by the scheduler's clock in seconds
+    priority     higher goes first, in here: what a submit says is lower for the more urgent
+    paid         leading tokens that its tenant has been charged for: what is computed again costs no more
     work         tokens to compute before it decodes, where it was sent; all of them while that is open
     """
 
@@ -51,6 +57,11 @@ class Request:
     digests: list[Digest] = field(default_factory=list)  # of its full blocks, as far as they are hashed
     hashed_size: int = 0  # tokens in each of these blocks
     work: int = -1
+    tenant: Tenant = field(default_factory=Tenant)
+    priority: int = 0
+    arrived: float = 0.0
+    deadline: float = math.inf
+    paid: int = 0
 
     def __post_init__(self) -> None:
         self.work = len(self.tokens)

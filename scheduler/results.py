@@ -62,6 +62,8 @@ class ResultHandler:
             if request is None:
                 raise AssertionError(f"row {row} is vacant")
             self._batcher.end(row)
+            if request.max_tokens > 1:  # else it was no answer: a score, or a prompt to be warmed
+                self._batcher.answers.observe(int(self._rows.length[row]) - request.prompt_len)
             if stop:
                 request.session.finished(request, FINISH_REASON_STOP, stop_token=token)
             else:

@@ -29,6 +29,9 @@ class Rows:
         self.known = np.zeros(max_rows, np.int32)
         self.length = np.zeros(max_rows, np.int32)
         self.limit = np.zeros(max_rows, np.int32)
+        self.prompt = np.zeros(max_rows, np.int32)  # tokens of the answer come after these
+        self.shared = np.zeros(max_rows, np.int32)  # leading blocks that others had filled
+        self.priority = np.zeros(max_rows, np.int64)
         self.hashed = np.zeros(max_rows, np.int32)  # leading blocks whose digests are registered
         self.decoding = np.zeros(max_rows, np.bool_)  # takes part in the next step of its own accord
         self.accepting = np.zeros(max_rows, np.bool_)  # what it samples belongs to its request
@@ -58,7 +61,9 @@ class Rows:
         self.computed[row] = computed
         self.known[row] = self.length[row] = length
         self.limit[row] = request.limit
-        self.hashed[row] = computed // self.block_size
+        self.prompt[row] = request.prompt_len
+        self.priority[row] = request.priority
+        self.shared[row] = self.hashed[row] = computed // self.block_size
         self.accepting[row] = True
         self.ids[row] = request.id
         self.sessions[row] = request.session.number

@@ -1,6 +1,7 @@
 """One connected gateway: its live requests, and the messages on their way to it."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,6 +30,10 @@ class Session:
         self.requests: dict[int, Request] = {}
         self.outbox: asyncio.Queue[SchedulerMessage | None] = asyncio.Queue()  # None: the end
         self._next = SchedulerMessage()
+
+    def has(self, request: Request) -> bool:
+        """Whether `request` is not over."""
+        return self.requests.get(request.id) is request
 
     def started(self, request: Request, cached_tokens: int) -> None:
         """The request runs, for the first time; said along with its first tokens."""
@@ -63,9 +68,15 @@ class Session:
             )
         )
 
-    def refused(self, request_id: int, reason: "RefusalReason.ValueType", message: str) -> None:
-        """The request never ran."""
-        self._next.refused.append(Refused(id=request_id, reason=reason, message=message))
+    def refused(
+        self, request_id: int, reason: "RefusalReason.ValueType", message: str, retry_after_s: float = 0.0
+    ) -> None:
+        """The request never ran; it is forgotten if it had been taken."""
+        self.requests.pop(request_id, None)
+        milliseconds = math.ceil(1000 * retry_after_s)
+        self._next.refused.append(
+            Refused(id=request_id, reason=reason, message=message, retry_after_ms=milliseconds)
+        )
 
     def flush(self) -> None:
         """Sends what has been collected since the last flush, if anything."""
@@ -94,7 +105,9 @@ class Sessions:
     def close(self, session: Session) -> list[Request]:
         """Forgets a session; its live requests are returned, to be cancelled."""
         del self._sessions[session.number]
-        return list(session.requests.values())
+        requests = list(session.requests.values())
+        session.requests.clear()
+        return requests
 
     def tokens(
         self,

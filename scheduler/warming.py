@@ -1,8 +1,9 @@
 """Prompts that every worker has in its cache before it counts as ready.
 
 An inner gateway: for every worker that connects, also one that comes back, it asks for one token after each
-prompt, on that worker, ahead of all others who wait. Where the mirror knew the prompt's blocks that is a hit
-and costs next to nothing.
+prompt, on that worker, ahead of all others of the same priority who wait. It does not pass the door, so no
+limit holds for it, and its requests are the house's: no tenant pays for them. Where the mirror knew the
+prompt's blocks that is a hit and costs next to nothing.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from protos.packing import unpack_i32
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import Submit, WarmPrompt
 from scheduler import admission
+from scheduler.fairness import Tenant
 from scheduler.lane import Lane
 from scheduler.request import Request
 from scheduler.session import Session
@@ -27,9 +29,10 @@ _BEFORE_ALL = -(1 << 62)  # older than any request that comes
 class Warming:
     """Knows the prompts, and which worker still lacks which."""
 
-    def __init__(self, session: Session, cancel: Callable[[Session, int], None]) -> None:
-        """`session` is for its requests alone, `cancel` ends one of them."""
+    def __init__(self, session: Session, house: Tenant, cancel: Callable[[Session, int], None]) -> None:
+        """`session` is for its requests alone, whose tenant is `house`; `cancel` ends one of them."""
         self._session = session
+        self._house = house
         self._cancel = cancel
         self._prompts: dict[tuple[bytes, str], Submit] = {}
         self._numbers = itertools.count()
@@ -99,6 +102,7 @@ class Warming:
             traceparent="",
             parent=None,
             arrival=_BEFORE_ALL + number,
+            tenant=self._house,
         )
         self._session.requests[number] = request
         self._asked[number] = lane

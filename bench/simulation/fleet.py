@@ -22,6 +22,7 @@ from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
 from scheduler.request import Tokens
 from scheduler.session import Session
+from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
 
@@ -112,7 +113,14 @@ async def serve(
     concurrency: int | None = None,
 ) -> Outcome:
     """As `play`, on any workers, by the event loop's clock. The scheduler knows nothing of their caches."""
-    scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()), placement=placement)
+    scheduler = Scheduler(
+        transports,
+        options,
+        RequestSpans(NoOpTracer()),
+        placement=placement,
+        limits=QueueLimits(1 << 30, 1 << 50),
+        clock=asyncio.get_running_loop().time,
+    )
     serving = asyncio.create_task(scheduler.run())
     while not all(lane.connected for lane in scheduler.lanes):
         await asyncio.sleep(0.001)

@@ -148,7 +148,9 @@ class ChatChoice(Strict):
     message: AnswerMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
-    stop_reason: int | str | None = Field(description="the stop token or string that the request named")
+    stop_reason: int | str | None = Field(
+        description="the stop token or string that the request named, or `timeout`"
+    )
 
 
 class ChatCompletion(Strict):

@@ -86,7 +86,9 @@ class CompletionChoice(Strict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"]
-    stop_reason: int | str | None = Field(description="the stop token or string that the request named")
+    stop_reason: int | str | None = Field(
+        description="the stop token or string that the request named, or `timeout`"
+    )
 
 
 class Completion(Strict):

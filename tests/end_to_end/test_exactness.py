@@ -89,6 +89,8 @@ async def test_a_pool_so_small_that_it_preempts(tmp_path, tokenizer, prompts, pa
         calm = await asked.in_turn(short, 60, **params)
         assert asked.scheduler.preemptions == 0
     async with chain("demo", tmp_path, tokenizer, max_model_len=160, num_gpu_blocks=20) as asked:
+        for _ in range(400):  # so that these take it by surprise
+            asked.scheduler.answers.observe(1)
         assert await asked.together(short, 60, **params) == calm
         assert asked.scheduler.preemptions > 0
         pool = asked.scheduler.lanes[0].batcher.pool

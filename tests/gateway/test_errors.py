@@ -11,6 +11,7 @@ from batchyard.errors import (
     Overloaded,
     ProtocolError,
     SchedulerLost,
+    ServerFull,
     WorkerLost,
 )
 from gateway.errors import BadParameter, ModelNotFound, Unauthenticated, reply_to, shown
@@ -24,6 +25,7 @@ from gateway.errors import BadParameter, ModelNotFound, Unauthenticated, reply_t
         (ModelNotFound("x", "demo"), 404, "invalid_request_error", "model", "model_not_found"),
         (Unauthenticated("who?"), 401, "invalid_request_error", None, "invalid_api_key"),
         (Overloaded("full", 2.1), 429, "rate_limit_error", None, "overloaded"),
+        (ServerFull("full", 2.1), 503, "service_unavailable_error", None, "overloaded"),
         (SchedulerLost("away"), 503, "service_unavailable_error", None, "service_unavailable"),
         (HTTPException(405), 405, "invalid_request_error", None, "method_not_allowed"),
         (HTTPException(413, "too much"), 413, "invalid_request_error", None, "request_entity_too_large"),

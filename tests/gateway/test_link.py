@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.errors import BatchyardError, InternalError, InvalidRequest, Overloaded, SchedulerLost
+from batchyard.errors import (
+    BatchyardError,
+    InternalError,
+    InvalidRequest,
+    Overloaded,
+    SchedulerLost,
+    ServerFull,
+)
 from gateway.link import SchedulerLink
 from gateway.subscription import Subscription, Update
 from protos.packing import pack_i32
@@ -13,6 +20,7 @@ from protos.scheduling_pb2 import (
     FINISH_REASON_FAILED,
     FINISH_REASON_LENGTH,
     REFUSAL_REASON_INVALID,
+    REFUSAL_REASON_OVER_SHARE,
     REFUSAL_REASON_OVERLOADED,
     REFUSAL_REASON_UNAVAILABLE,
     Refused,
@@ -171,7 +179,8 @@ async def test_what_was_closed_before_it_left_is_never_sent(
     ("reason", "kind"),
     [
         (REFUSAL_REASON_INVALID, InvalidRequest),
-        (REFUSAL_REASON_OVERLOADED, Overloaded),
+        (REFUSAL_REASON_OVERLOADED, ServerFull),
+        (REFUSAL_REASON_OVER_SHARE, Overloaded),
         (REFUSAL_REASON_UNAVAILABLE, SchedulerLost),
     ],
 )
@@ -186,6 +195,18 @@ async def test_a_refusal_is_an_error_of_its_kind(
     with pytest.raises(StopAsyncIteration):
         await anext(subscription)
     assert link.num_live == 0
+
+
+@pytest.mark.parametrize("reason", [REFUSAL_REASON_OVERLOADED, REFUSAL_REASON_OVER_SHARE])
+async def test_a_refusal_says_when_to_come_back(
+    scheduler: FakeScheduler, link: SchedulerLink, reason: int
+) -> None:
+    one, subscription = await submitted(scheduler, link)
+    refused = Refused(id=one, reason=reason, message="full", retry_after_ms=2500)  # type: ignore[arg-type]
+    scheduler.send(SchedulerMessage(refused=[refused]))
+    with pytest.raises(Overloaded) as told:
+        await anext(subscription)
+    assert told.value.retry_after_s == 2.5
 
 
 async def test_a_failure_comes_after_the_tokens_before_it(

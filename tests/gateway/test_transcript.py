@@ -12,6 +12,7 @@ from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
+    FINISH_REASON_TIMEOUT,
     FINISH_REASON_UNSPECIFIED,
     Finished,
 )
@@ -84,6 +85,18 @@ def test_an_answer_of_full_length(deliver: Any) -> None:
     ids = encode("naïve 日本 fox")
     answer = whole(transcript(), deliver(ids, LENGTH))
     assert answer == Piece("naïve 日本 fox", tuple(ids), finish_reason="length")
+
+
+@DELIVERY
+def test_an_answer_whose_time_was_up(deliver: Any) -> None:
+    ids = encode("naïve 日本 fox")
+    answer = whole(transcript(), deliver(ids, Finished(reason=FINISH_REASON_TIMEOUT)))
+    assert answer == Piece("naïve 日本 fox", tuple(ids), finish_reason="length", stop_reason="timeout")
+
+
+def test_a_request_whose_time_was_up_before_it_ran() -> None:
+    answer = transcript(prompt_logprobs=1).add(Update(finished=Finished(reason=FINISH_REASON_TIMEOUT)))
+    assert answer == Piece("", (), finish_reason="length", stop_reason="timeout")
 
 
 @DELIVERY

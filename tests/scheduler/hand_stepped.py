@@ -1,7 +1,7 @@
 """A batcher and a simulated worker, stepped by hand."""
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from protos.packing import unpack_i32, unpack_u32
 from protos.sampling_pb2 import Sampling
 from scheduler.batcher import Batcher
 from scheduler.block_pool import BlockPool
+from scheduler.fairness import Tenants
+from scheduler.peak import AnswerLengths
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.results import ResultHandler
@@ -26,11 +28,16 @@ class Bench:
         self.calm = calm
         self.sessions = Sessions()
         self.session = self.sessions.open()
-        self.waiting = WaitingQueue()
+        self.tenants = Tenants()
+        self.lengths = AnswerLengths()
+        for _ in range(400):  # so answers are taken to be short, and rows are preempted when they are not
+            self.lengths.observe(1)
+        self.waiting = WaitingQueue(self.tenants, lambda: 0.0)
         self.depth = depth
         self.ids = itertools.count()
         self.hits = {}
         self.preemptions = 0
+        self.causes = Counter()
         self.connect()
 
     def connect(self):
@@ -45,6 +52,7 @@ class Bench:
             admissions=self,
             calm_chunk_tokens=self.calm,
             num_host_blocks=worker.num_host_blocks,
+            answers=self.lengths,
         )
         self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
         self.in_flight = deque()
@@ -60,10 +68,12 @@ class Bench:
     def admitted(self, request, cached_tokens, started_ns):
         self.hits.setdefault(request.id, cached_tokens)
 
-    def preempted(self, request):
+    def preempted(self, request, cause):
         self.preemptions += 1
+        self.causes[cause] += 1
 
-    def add(self, prompt, max_tokens, stop_ids=(), salt=""):
+    def add(self, prompt, max_tokens, stop_ids=(), salt="", tenant="", weight=1.0, priority=0):
+        """`tenant` None: the house."""
         id = next(self.ids)
         request = Request(
             session=self.session,
@@ -78,6 +88,8 @@ class Bench:
             traceparent="",
             parent=None,
             arrival=id,
+            tenant=self.tenants.house if tenant is None else self.tenants.arriving(tenant, weight),
+            priority=priority,
         )
         self.session.requests[id] = request
         self.waiting.push(request)

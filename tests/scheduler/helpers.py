@@ -12,22 +12,26 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.tracing import RequestSpans
 
+QUEUEING = ("tenant", "weight", "priority", "timeout_ms")
 
-def submit(id, prompt, max_tokens, stop_ids=(), salt="", **sampling):
+
+def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
+    queueing = {name: fields.pop(name) for name in QUEUEING if name in fields}
     return Submit(
         id=id,
         request_id=f"request-{id}",
         tokens=pack_i32(prompt),
         prompt_len=len(prompt),
         max_tokens=max_tokens,
-        sampling=Sampling(stop_token_ids=pack_i32(sorted(stop_ids)), **sampling),
+        sampling=Sampling(stop_token_ids=pack_i32(sorted(stop_ids)), **fields),
         cache_salt=salt,
+        **queueing,
     )
 
 
-def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, mirror=None):
+def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, **more):
     options = LaneOptions(steps_in_flight, step_timeout, caching, calm)
-    return Scheduler(transports, options, RequestSpans(NoOpTracer()), mirror)
+    return Scheduler(transports, options, RequestSpans(NoOpTracer()), **more)
 
 
 class Client:

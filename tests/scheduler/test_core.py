@@ -116,7 +116,7 @@ async def test_without_a_worker_requests_are_refused_as_unavailable():
 
 
 async def test_cancelled_requests_free_their_rows_within_a_step():
-    async with running(SimulatedWorker(max_rows=4)) as (scheduler, _):
+    async with running(SimulatedWorker(max_rows=4, num_blocks=128)) as (scheduler, _):
         client = Client(scheduler)
         for n in range(8):  # four run, four wait
             client.submit(n, [n, n, n], 100)

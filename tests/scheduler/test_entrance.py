@@ -36,6 +36,21 @@ def test_a_chain_is_not_walked_again_until_there_could_be_room():
     bench.check_idle()
 
 
+def test_what_would_be_with_more_blocks_is_not_remembered():
+    bench = Bench(num_blocks=16, block_size=4, budget=64)
+    bench.add([1] * 40, 20)
+    bench.send()
+    big = bench.add([2] * 36, 2, priority=1)
+    entrance, running = bench.batcher.entrance, bench.batcher.running
+    assert not entrance.has_room(big, running, 0, 0)
+    assert entrance.has_room(big, running, 0, 10)
+    assert entrance._blocked is None
+    bench.send()
+    assert entrance._blocked.request is big
+    bench.run()
+    bench.check_idle()
+
+
 def really_fits(bench, request):
     entrance, pool = bench.batcher.entrance, bench.batcher.pool
     on_device = entrance.find(request).on_device
@@ -62,7 +77,8 @@ def test_who_is_said_to_have_no_room_has_none(seed, size, num_blocks, num_host_b
         if event == "add" and len(bench.session.requests) < 6:
             length = random.randint(1, num_blocks * size - 1)
             max_tokens = random.randint(1, min(12, num_blocks * size - length))
-            bench.add([random.randrange(2)] * length, max_tokens)
+            who = {"tenant": random.choice("ab"), "priority": random.choice([0, 0, 1])}
+            bench.add([random.randrange(2)] * length, max_tokens, **who)
         elif event == "send":
             bench.send()
         elif event == "answer" and bench.in_flight:

@@ -4,6 +4,8 @@ import asyncio
 
 from protos.packing import pack_i32
 from protos.scheduling_pb2 import WarmPrompt
+from scheduler.preemption import Cause
+from scheduler.shedding import QueueLimits
 from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker, answer
 from tests.scheduler.test_core import check_idle, running, settled
@@ -85,6 +87,31 @@ async def test_those_who_wait_come_after_the_warm_prompts():
         scheduler.warm([warm_prompt()])
         await client.all_finished()
         assert client.cached[1] == 20
+
+
+async def test_they_pass_the_door_and_nobody_pays():
+    limits = QueueLimits(requests=3, tokens=100)
+    async with running(SimulatedWorker(max_rows=1, budget=8, num_blocks=200), limits=limits) as (
+        scheduler,
+        _,
+    ):
+        client = Client(scheduler)
+        client.submit(1, [21] * 20, 40, tenant="a")
+        await client.until(lambda: 1 in client.cached)
+        client.submit(2, [22] * 20, 2, tenant="a")
+        scheduler.warm([warm_prompt([n] * 20) for n in range(10)])
+        await asyncio.sleep(0)
+        assert scheduler.describe().warming == 10
+        assert scheduler.door.size == (1, 20)
+        client.submit(3, [23] * 20, 2, tenant="a", priority=-1)
+        await client.all_finished()
+        await ready(scheduler)
+        assert len(client.finished) == 3
+        assert scheduler.preempted_for[Cause.FAIRNESS] == 0
+        assert scheduler.tenants.house.counter < 0
+        assert len(scheduler.tenants) == 1
+        await settled(scheduler)
+        check_idle(scheduler)
 
 
 async def test_a_prompt_that_never_fits_is_left_out():
