@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from batchyard.errors import SchedulerLost
-from gateway.errors import ModelNotFound
+from gateway.errors import BadParameter, ModelNotFound
 from gateway.shaping import UNBOUNDED, Shape
 from gateway.submission import Limits
 from gateway.types import GenerationRequest, Piece
@@ -17,6 +17,9 @@ _STALLED_S = 5.0  # since a worker's last step
 
 class Tokenizes(Protocol):
     """The model's tokenizer, as far as the API needs it."""
+
+    def least_tokens(self, characters: int) -> int:
+        """How few tokens a text of so many characters can be."""
 
     async def encode_async(self, text: str) -> list[int]:
         """Token ids of `text`, the model's begin token included."""
@@ -63,12 +66,27 @@ class Service:
             raise ModelNotFound(model, self.model)
 
     async def prompt_ids(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
-        """Token ids of a text; or token ids as they are. Raises InvalidRequest."""
-        return tuple(await self.tokenizer.encode_async(prompt) if isinstance(prompt, str) else prompt)
+        """Token ids of a text; or token ids as they are. Raises InvalidRequest, and as `backend` does."""
+        if not isinstance(prompt, str):
+            return tuple(prompt)
+        await self._check_length(len(prompt))
+        return tuple(await self.tokenizer.encode_async(prompt))
 
     async def chat_ids(self, turns: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-        """Token ids of a conversation of roles and contents. Raises InvalidRequest."""
+        """Token ids of a conversation of roles and contents. Raises InvalidRequest, and as `backend` does."""
+        await self._check_length(sum(len(turn["content"]) for turn in turns))
         return tuple(await self.tokenizer.render_chat_async(turns))
+
+    async def _check_length(self, characters: int) -> None:
+        """Refuses what cannot fit, before encoding it takes seconds and gigabytes. Raises BadParameter."""
+        least = self.tokenizer.least_tokens(characters)
+        limits = (await self.backend()).limits
+        if least > limits.max_model_len:
+            raise BadParameter(
+                f"This model's maximum context length is {limits.max_model_len} tokens. However, your prompt "
+                f"has {characters} characters, at least {least} tokens. Please reduce its length.",
+                code="context_length_exceeded",
+            )
 
     async def why_not_ready(self) -> str | None:
         """Why no request could be answered now; None when one could."""

@@ -14,6 +14,9 @@ from gateway.vocabulary import Vocabulary
 
 _THREAD_FROM = 2_000  # characters: about a millisecond of encoding; a hop to a thread and back costs a tenth
 
+# Characters that Unicode's normal form puts together in one, at most (its longest decompositions).
+_COMPOSED = 4
+
 # The renderer's own arguments; the rest are the template's variables.
 _RESERVED_OPTIONS = {
     *("conversation", "chat_template", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens"),
@@ -52,6 +55,13 @@ class Tokenizer:
         if tokenizer.eos_token_id is not None:
             eos_ids |= {tokenizer.eos_token_id}
         return cls(tokenizer, eos_ids)
+
+    def least_tokens(self, characters: int) -> int:
+        """How few tokens a text of so many characters can be: known without encoding it.
+
+        A character is a byte at least, but tokenizers may first put several characters together in one (NFC).
+        """
+        return characters // (_COMPOSED * max(1, self.vocabulary.longest))
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` adds the model's begin token, where it has one.

@@ -107,6 +107,7 @@ class Vocabulary:
     def __init__(self, pieces: Sequence[bytes], special: Iterable[int], strips_first_space: bool) -> None:
         """`pieces` [num_tokens] are the bytes by token id, `special` the ids of the special ones."""
         self._pieces = pieces
+        self.longest = max(map(len, pieces), default=0)  # bytes of one token
         self._without_special = list(pieces)
         for token_id in special:
             self._without_special[token_id] = b""

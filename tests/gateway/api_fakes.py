@@ -30,6 +30,9 @@ WORDS = ("Hel", "lo", " wörld", "!")
 class FakeTokenizer:
     """A token is a byte."""
 
+    def least_tokens(self, characters: int) -> int:
+        return characters // 4
+
     async def encode_async(self, text: str) -> list[int]:
         return list(text.encode())
 

@@ -3,12 +3,15 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from batchyard.errors import InvalidRequest, ModelError
 from gateway.tokenizing import Tokenizer
 from tests.gateway import tiny_tokenizers as tiny
 
+BYTE_LEVEL = tiny.byte_level()
 USER = {"role": "user", "content": "How now?"}
 
 
@@ -155,3 +158,11 @@ def test_decoding_takes_back_the_space_that_encoding_put_first() -> None:
             ids = tokenizer.encode(text)
             assert tokenizer.decode(ids).lstrip() == "The quick"
         assert tokenizer.decode(tokenizer.encode("fox")) == "fox"
+
+
+@given(st.text(max_size=200))
+@example("e\u0301" * 50)
+@example(" " * 200)
+def test_a_text_is_never_fewer_tokens_than_its_characters_say(text: str) -> None:
+    assert BYTE_LEVEL.least_tokens(len(text)) <= len(BYTE_LEVEL.encode(text, add_special_tokens=False))
+    assert BYTE_LEVEL.least_tokens(10_000_000) > 10_000
