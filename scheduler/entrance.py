@@ -94,6 +94,8 @@ class Entrance:
                 return None
             if not self._tiers.make_ready(fresh, on_device):
                 return None
+            if not self._tiers.has(prefix):  # room was made on the host too, and what was found there is gone
+                continue
             waiting.pop()
             if not prefix.rest:
                 return Room(request, prefix.head, fresh, looked_ns)

@@ -124,6 +124,10 @@ class Tiers:
             rest.append((digest, block))
         return Prefix(head, rest, awaited)
 
+    def has(self, prefix: Prefix) -> bool:
+        """Whether what `prefix` would load is still there. Its other blocks are."""
+        return all(block is not None or self.host.find(digest) is not None for digest, block in prefix.rest)
+
     def worth_loading(self, prefix: Prefix) -> bool:
         """Whether to bring the rest of `prefix` to the device, rather than to compute it."""
         return prefix.num_loads > 0 and self.costs.loading_pays(prefix.num_loads)

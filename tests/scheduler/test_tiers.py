@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from scheduler.move_costs import ROUND_TRIP_US
@@ -184,6 +184,7 @@ EVENTS = {"add": 3, "send": 6, "answer": 5, "save": 2, "load": 2, "cancel": 1, "
     st.integers(10, 16),  # blocks
     st.sampled_from([2, 6, 12, 40]),  # host blocks
 )
+@example(24678, 1, 1, 12, 40)  # room made on the host took what was to be loaded
 def test_any_order_of_events_with_few_blocks_and_many_hits(seed, depth, size, num_blocks, num_host_blocks):
     random = Random(seed)  # Hypothesis' own choices are rarely as wild
     bench = Bench(
