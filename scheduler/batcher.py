@@ -39,7 +39,7 @@ from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
 from scheduler.sharing import Sharing
-from scheduler.tiers import HitTokens, Tiers
+from scheduler.tiers import Tiers
 from scheduler.urgency import Urgency
 
 
@@ -97,7 +97,6 @@ class Batcher:
         )
         self.sent = 0  # number of the last step composed
         self.answered = 0  # number of the last step answered
-        self.hits = HitTokens()
         self.answers = answers or AnswerLengths()
         self.entrance = Entrance(rows, self.tiers, PeakMemory(rows, pool, self.answers), caching=caching)
         self.sharing = Sharing(rows, pool, caching=caching)
@@ -256,7 +255,6 @@ class Batcher:
         self.pool.acquire(cached)
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
-        self.hits.add(computed, request.loaded)
         if not request.paid:
             from_host = min(request.loaded, computed)
             worth = self.tiers.costs.tokens_worth(from_host // self.rows.block_size)

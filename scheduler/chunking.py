@@ -1,7 +1,7 @@
 """How many prompt tokens a step takes while others decode.
 
 A step lasts for all of its rows: who decodes waits for its next token as long as the step's prompts take. On
-an H200 a prompt token of 8 billion parameters takes 21 µs, so a prompt of 1,000 tokens computed at once holds
+an H200 a prompt token of 8 billion parameters takes 27 µs, so a prompt of 1,000 tokens computed at once holds
 everybody up for as long as four steps of decoding. Spread over a few steps it ends hardly later, and nobody
 notices. When many prompts wait, though, they must be worked off faster than they come, and each step reads
 all weights again: then a step takes a share of what there is, up to everything that fits.

@@ -32,7 +32,7 @@ from scheduler.preemption import Cause
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.session import Session, Sessions
-from scheduler.shedding import Door, QueueLimits
+from scheduler.shedding import BOUNDLESS, Door, QueueLimits
 from scheduler.state import describe
 from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
@@ -42,7 +42,6 @@ from scheduler.warming import Warming
 log = structlog.get_logger()
 
 HASHED_AT_ONCE = 512  # blocks of a prompt: about 0.3 ms
-DEFAULT_LIMITS = QueueLimits(requests=2048, tokens=1 << 21)
 
 
 class Scheduler:
@@ -55,7 +54,7 @@ class Scheduler:
         spans: RequestSpans,
         mirror: PrefixMirror | None = None,
         placement: Placement | None = None,
-        limits: QueueLimits = DEFAULT_LIMITS,
+        limits: QueueLimits = BOUNDLESS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`clock` gives seconds, as the event loop's does."""

@@ -44,6 +44,9 @@ class QueueLimits:
         return Size(self.requests, self.tokens)
 
 
+BOUNDLESS = QueueLimits(1 << 30, 1 << 50)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request may not join, and when it may."""

@@ -19,11 +19,10 @@ from protos.scheduling_pb2 import Refused, SchedulerMessage, Submit
 from protos.step_pb2 import StepBatch, StepResult
 from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
-from scheduler.shedding import QueueLimits
+from scheduler.shedding import BOUNDLESS, QueueLimits
 from scheduler.tracing import RequestSpans
 
 BUCKET = 0.5  # seconds over which tokens are counted together
-BOUNDLESS = QueueLimits(1 << 30, 1 << 50)
 
 
 @dataclass(frozen=True, slots=True, order=True)

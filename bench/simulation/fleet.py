@@ -22,7 +22,6 @@ from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
 from scheduler.request import Tokens
 from scheduler.session import Session
-from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
 
@@ -118,7 +117,6 @@ async def serve(
         options,
         RequestSpans(NoOpTracer()),
         placement=placement,
-        limits=QueueLimits(1 << 30, 1 << 50),
         clock=asyncio.get_running_loop().time,
     )
     serving = asyncio.create_task(scheduler.run())

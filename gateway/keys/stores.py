@@ -76,9 +76,7 @@ class FileKeys:
         with self._locked():
             records = self._read() if self._path.exists() else ()
             if any(record.name == other.name for other in records):
-                raise ConfigError(
-                    f"there is a key named {record.name!r} already: revoke it first, or take another name"
-                )
+                raise _taken(record.name)
             self._write((*records, record))
 
     async def revoke(self, name: str) -> bool:
@@ -174,9 +172,7 @@ class RedisKeys:
         text = record.model_dump_json(exclude_defaults=True)
         try:
             if not await self._redis.hsetnx(_HASH, record.name, text):
-                raise ConfigError(
-                    f"there is a key named {record.name!r} already: revoke it first, or take another name"
-                )
+                raise _taken(record.name)
             await self._redis.incr(_VERSION)
         except (RedisError, OSError, TimeoutError) as error:
             raise _away(error) from error
@@ -200,4 +196,4 @@ def _away(error: Exception) -> KeysAway:
 
 
 def _taken(name: str) -> ConfigError:
-    return ConfigError(f"there is a key named {name!r} already: revoke it, or take another name")
+    return ConfigError(f"there is a key named {name!r} already: revoke it first, or take another name")

@@ -16,6 +16,7 @@ from scheduler.request import Request
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
+from scheduler.tiers import HitTokens
 from tests.scheduler.simulated_worker import VOCAB, SimulatedWorker
 
 
@@ -36,6 +37,7 @@ class Bench:
         self.depth = depth
         self.ids = itertools.count()
         self.hits = {}
+        self.found = HitTokens()
         self.preemptions = 0
         self.causes = Counter()
         self.connect()
@@ -67,6 +69,7 @@ class Bench:
 
     def admitted(self, request, cached_tokens, started_ns):
         self.hits.setdefault(request.id, cached_tokens)
+        self.found.add(cached_tokens, request.loaded)
 
     def preempted(self, request, cause):
         self.preemptions += 1

@@ -175,7 +175,7 @@ async def test_blocks_come_back_from_the_host_and_count_as_cached():
         await client.all_finished()
         assert client.cached[10] == 36
         assert client.tokens[10] == answer([0] * 40, 2)
-        assert scheduler.lanes[0].batcher.hits.host > 0
+        assert scheduler.hits.host > 0
 
 
 @pytest.mark.parametrize("how", ["cancelled", "lost"])

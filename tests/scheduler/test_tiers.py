@@ -31,7 +31,7 @@ def test_what_the_device_evicted_comes_back_from_the_host():
     # Of each prompt the last block is computed anew: there must be something to sample from.
     assert bench.simulated.computed_tokens == computed + len(PROMPTS) * 4
     assert bench.hits == {n: 0 if n < 6 else 28 for n in range(12)}
-    hits, tiers = bench.batcher.hits, bench.batcher.tiers
+    hits, tiers = bench.found, bench.batcher.tiers
     assert hits.host + hits.device == len(PROMPTS) * 28
     assert hits.host == 4 * tiers.loaded_blocks > 0
     assert tiers.saved_blocks >= tiers.loaded_blocks
@@ -42,7 +42,7 @@ def test_what_the_device_evicted_comes_back_from_the_host():
 def test_without_a_host_tier_it_is_computed_again():
     bench = make_bench(num_host_blocks=0)
     run_in_turn(bench, PROMPTS * 2)
-    assert bench.batcher.hits.host == 0
+    assert bench.found.host == 0
     assert bench.simulated.computed_tokens == 12 * 32
 
 
@@ -105,7 +105,7 @@ def test_a_worker_lost_while_blocks_are_on_their_way():
     bench.lose_worker()
     bench.run()
     assert bench.answers()[0][request.id] == answer(PROMPTS[0], 4)
-    assert bench.batcher.hits.host == 0
+    assert bench.found.host == 0
     bench.check_idle()
 
 
@@ -118,7 +118,7 @@ def test_a_preempted_request_is_swapped_out_and_in():
     assert bench.preemptions > 0
     # Nothing is computed again but blocks that were not full, and one each that a decode needed at once.
     total = sum(len(prompt) + 39 for prompt in prompts)
-    assert bench.batcher.hits.host > 0
+    assert bench.found.host > 0
     assert bench.simulated.computed_tokens <= total + bench.preemptions * 2 * 4
     assert bench.answers()[0] == {n: answer(prompt, 40) for n, prompt in enumerate(prompts)}
     bench.check_idle()
