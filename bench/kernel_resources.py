@@ -133,7 +133,7 @@ def prefill_variant(name: str, windowed: bool, split: bool) -> Variant:
     tile = chunk_tile(HEADS // KV_HEADS, HEAD_DIM, 2, H200.shared_memory)
     constants: Constants = {k: v for k, v in tile.options.items() if k.startswith("BLOCK")}
     constants |= {"KV_HEADS": KV_HEADS, "GROUP": HEADS // KV_HEADS, "HEAD_DIM": HEAD_DIM}
-    constants |= {"WINDOWED": windowed, "SPLIT": split}
+    constants |= {"BLOCK_Q": tile.block_q, "WINDOWED": windowed, "SPLIT": split}
     types = {"out": "*fp32"} if split else {"log_sums": "*bf16"}
     types |= dict.fromkeys(("keys", "values"), f"tensordesc<bf16[{tile.block_n}, {tile.block_d}]>")
     return Variant(name, prefill_attention_kernel, constants, tile.num_warps, tile.num_stages, types)

@@ -20,13 +20,12 @@ import torch
 from gpu_worker.kernels.decode_inputs import decode_inputs
 from gpu_worker.kernels.launch_shapes import most_members
 from gpu_worker.kernels.metadata import AttentionMetadata
+from gpu_worker.kernels.ops import KVCaches
 from gpu_worker.models import LlamaModel, ModelConfig
 from gpu_worker.rows import GrownBlocks, RowTable, StepPlan
 from gpu_worker.shared_prefixes import SharedGroups, SharedLayout
 from gpu_worker.staging import HostArray, Upload
 from gpu_worker.step_diff import Entry
-
-KVCaches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 # Sizes of graphs in which sequences may share keys, and their groups at most.
 _SHARED_SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
@@ -179,7 +178,6 @@ class DecodeGraphs:
             counts=torch.full((3,), size, dtype=torch.int32, device=rows.device),
             num_decodes=size,
             num_chunks=0,
-            max_query_len=1,
             max_seq_len=limits.max_model_len,
             shared_keys=shared_keys,
         )

@@ -19,14 +19,14 @@ B = TypeVar("B")
 class StepInputs(Generic[A]):
     """One step's index arrays, on the host or on the device; T tokens.
 
-    token_places [T] int64: where each token's id stands in the flattened token table. The next six are those
+    token_places [T] int64: where each token's id stands in the flattened token table. The next five are those
     of AttentionMetadata, chunk_blocks and chunk_starts those of ChunkKeys, None where no sequence prefills.
+    Block tables are large, and not everybody who is fed needs them from here: see `gathered_tables`.
     """
 
     token_places: A
     query_start: A
     seq_lens: A
-    block_tables: A
     positions: A
     slots: A
     counts: A
@@ -34,7 +34,6 @@ class StepInputs(Generic[A]):
     chunk_starts: A | None
     num_decodes: int
     num_chunks: int
-    max_query_len: int
     max_seq_len: int
 
     def map(self, move: Callable[[A], B]) -> "StepInputs[B]":
@@ -43,7 +42,6 @@ class StepInputs(Generic[A]):
             move(self.token_places),
             move(self.query_start),
             move(self.seq_lens),
-            move(self.block_tables),
             move(self.positions),
             move(self.slots),
             move(self.counts),
@@ -51,7 +49,6 @@ class StepInputs(Generic[A]):
             None if self.chunk_starts is None else move(self.chunk_starts),
             self.num_decodes,
             self.num_chunks,
-            self.max_query_len,
             self.max_seq_len,
         )
 
@@ -68,13 +65,11 @@ def build_inputs(rows: RowTable, plan: StepPlan) -> StepInputs[HostArray]:
     positions = ahead + np.arange(len(ahead))
     blocks = rows.block_tables[token_rows, positions // block_size].astype(np.int64)
     ends = plan.ends
-    max_seq_len = int(ends.max())
     chunk_blocks, chunk_starts = _chunk_keys(rows, plan)
     return StepInputs(
         token_places=token_rows * stride + positions,
         query_start=query_start,
         seq_lens=ends.astype(np.int32),
-        block_tables=rows.block_tables[plan.rows, : -(-max_seq_len // block_size)],
         positions=positions.astype(np.int32),
         slots=(blocks * block_size + positions % block_size).astype(np.int32),
         counts=np.array(
@@ -84,9 +79,13 @@ def build_inputs(rows: RowTable, plan: StepPlan) -> StepInputs[HostArray]:
         chunk_starts=chunk_starts,
         num_decodes=plan.num_decodes,
         num_chunks=len(plan.rows) - plan.num_decodes,
-        max_query_len=int(plan.query_lens.max()),
-        max_seq_len=max_seq_len,
+        max_seq_len=int(ends.max()),
     )
+
+
+def gathered_tables(rows: RowTable, plan: StepPlan) -> HostArray:
+    """The block tables of the step's sequences, as wide as the longest needs: [num_seqs, blocks] int32."""
+    return rows.block_tables[plan.rows, : -(-int(plan.ends.max()) // rows.limits.block_size)]
 
 
 def _chunk_keys(rows: RowTable, plan: StepPlan) -> tuple[HostArray, HostArray] | tuple[None, None]:
@@ -115,7 +114,7 @@ def sampled_places(rows: RowTable, plan: StepPlan) -> HostArray:
     return sampled * rows.tokens.shape[1] + rows.known[sampled]
 
 
-def attention_metadata(inputs: StepInputs[torch.Tensor]) -> AttentionMetadata:
+def attention_metadata(inputs: StepInputs[torch.Tensor], block_tables: torch.Tensor) -> AttentionMetadata:
     """What the attention calls of the step are given."""
     chunk_keys = None
     if inputs.chunk_blocks is not None and inputs.chunk_starts is not None:
@@ -123,13 +122,12 @@ def attention_metadata(inputs: StepInputs[torch.Tensor]) -> AttentionMetadata:
     return AttentionMetadata(
         query_start=inputs.query_start,
         seq_lens=inputs.seq_lens,
-        block_tables=inputs.block_tables,
+        block_tables=block_tables,
         positions=inputs.positions,
         slots=inputs.slots,
         counts=inputs.counts,
         num_decodes=inputs.num_decodes,
         num_chunks=inputs.num_chunks,
-        max_query_len=inputs.max_query_len,
         max_seq_len=inputs.max_seq_len,
         chunk_keys=chunk_keys,
     )

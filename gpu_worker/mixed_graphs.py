@@ -20,15 +20,16 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from gpu_worker.graphs import DeviceTables, KVCaches, shared_layout
+from gpu_worker.graphs import DeviceTables, shared_layout
 from gpu_worker.inputs import StepInputs
 from gpu_worker.kernels.metadata import AttentionMetadata, ChunkKeys
+from gpu_worker.kernels.ops import KVCaches
 from gpu_worker.models import LlamaModel
 from gpu_worker.rows import RowTable, StepPlan
 from gpu_worker.shared_prefixes import SharedGroups, SharedLayout
 from gpu_worker.staging import HostArray
 
-# Tokens in a step: with more, the device takes longer than the host.
+# Tokens in a step: with more, an 8B model takes the device longer than launching takes the host.
 _SIZES = (16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 # Of a step that is replayed: sequences that prefill, and tokens that they have in their blocks; less of both
 # in graphs for up to so many tokens, where looking for what is not there would take its share.
@@ -160,7 +161,6 @@ class MixedGraphs:
             counts=counts,
             num_decodes=layout.decodes,
             num_chunks=layout.chunks,
-            max_query_len=size,
             max_seq_len=self._rows.limits.max_model_len,
             chunk_keys=ChunkKeys(blocks, starts),
             shared_keys=layout.shared.keys(parts[9:]),

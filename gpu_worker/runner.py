@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpu_worker.inputs import attention_metadata, build_inputs, sampled_places, sampling_tokens
+from gpu_worker.inputs import (
+    attention_metadata,
+    build_inputs,
+    gathered_tables,
+    sampled_places,
+    sampling_tokens,
+)
 from gpu_worker.kernels.launch_shapes import most_members
+from gpu_worker.kernels.ops import KVCaches
 from gpu_worker.launched import Launched, StepLoad, flatten
 from gpu_worker.models import LlamaModel
 from gpu_worker.prompt_logprobs import PromptSpan, prompt_logprobs, prompt_spans
@@ -25,8 +32,6 @@ from protos.step_pb2 import StepBatch
 if TYPE_CHECKING:
     from gpu_worker.graphs import DecodeGraphs, DeviceTables
     from gpu_worker.mixed_graphs import MixedGraphs
-
-KVCaches = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Runner:
@@ -168,11 +173,13 @@ class Runner:
             vector = upload.add(graphs.host_inputs(host_inputs, plan, shared))
             return lambda: graphs.replay(upload.get(vector), plan)
         numbers = host_inputs.map(upload.add)
+        tables = upload.add(gathered_tables(self.rows, plan))
 
         def forward() -> torch.Tensor:
             inputs = numbers.map(upload.get)
             input_ids = self.rows.tokens.view(-1).index_select(0, inputs.token_places)
-            return self.model.forward(input_ids, attention_metadata(inputs), self._kv_caches)
+            metadata = attention_metadata(inputs, upload.get(tables))
+            return self.model.forward(input_ids, metadata, self._kv_caches)
 
         return forward
 

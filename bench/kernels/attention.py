@@ -78,7 +78,6 @@ def _decode_metadata(bench: Bench, tables: torch.Tensor, context: int) -> Attent
         counts=bench.ints(rows, rows, 0),
         num_decodes=rows,
         num_chunks=0,
-        max_query_len=1,
         max_seq_len=_MAX_SEQ_LEN,
     )
 
@@ -96,7 +95,6 @@ def _chunk_metadata(bench: Bench, table: torch.Tensor, query: int, context: int)
         counts=bench.ints(0, 1, len(blocks)),
         num_decodes=0,
         num_chunks=1,
-        max_query_len=query,
         max_seq_len=_MAX_SEQ_LEN,
         chunk_keys=ChunkKeys(blocks, bench.ints(0)),
     )

@@ -98,19 +98,56 @@ def join_segments(
 
 
 @triton.jit
-def key_places(
+def _key_places(
     table,
     tile,
-    position,
+    end,
     kv_head,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Where this head's keys of the tile begin in the cache, those before `position`: [BLOCK_N] int64."""
+    """Where this head's keys of the tile begin in the cache, those before `end`: [BLOCK_N] int64."""
     keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     # Behind the last key the table and the cache may hold anything: that key again, to be masked.
-    readable = tl.minimum(keys, position - 1)
+    readable = tl.minimum(keys, end - 1)
     blocks = tl.load(table + readable // BLOCK_SIZE).to(tl.int64)
     return ((blocks * BLOCK_SIZE + readable % BLOCK_SIZE) * KV_HEADS + kv_head) * HEAD_DIM
+
+
+@triton.jit
+def attend_paged(
+    q_tile,  # [rows, BLOCK_D], rotated
+    k_cache,
+    v_cache,
+    table,  # the sequence's row of the block tables
+    first_tile,
+    end_tile,
+    end,  # keys at this place and later are not seen, if MASK; else all tiles are whole
+    window,  # nor are those so many tokens before it, if WINDOWED
+    kv_head,
+    state,  # see softmax_step
+    scale,
+    KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASK: tl.constexpr,
+    WINDOWED: tl.constexpr,
+):
+    """The running softmax over tiles first_tile .. end_tile of a sequence's keys in the paged cache."""
+    dims = tl.arange(0, q_tile.shape[1])[None, :]
+    maximum, total, mixed = state
+    for tile in range(first_tile, end_tile):
+        places = _key_places(table, tile, end, kv_head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N)
+        place = places[:, None] + dims
+        k_tile = tl.load(k_cache + place, mask=dims < HEAD_DIM, other=0.0)
+        v_tile = tl.load(v_cache + place, mask=dims < HEAD_DIM, other=0.0)
+        keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        visible = keys < end
+        if WINDOWED:
+            visible &= keys > end - window
+        state = (maximum, total, mixed)
+        maximum, total, mixed = softmax_step(q_tile, k_tile, v_tile, visible[None, :], state, scale, MASK)
+    return maximum, total, mixed

@@ -19,7 +19,7 @@ waits for the kernel ahead.
 import triton
 import triton.language as tl
 
-from gpu_worker.kernels.attention_steps import LOWEST, join_segments, key_places, load_rotated, softmax_step
+from gpu_worker.kernels.attention_steps import LOWEST, attend_paged, join_segments, load_rotated
 from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
 
 # Segments whose parts are in flight at once when they are joined.
@@ -160,17 +160,25 @@ def decode_attention_kernel(
         maximum, total, mixed = _add_token(q_tile, key, value, (maximum, total, mixed), scale)
 
     table = block_tables + seq.to(tl.int64) * table_stride
-    for tile in range(first_tile, end_tile):
-        keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-        places = key_places(table, tile, position, kv_head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N)
-        place = places[:, None] + dims[None, :]
-        k_tile = tl.load(k_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-        v_tile = tl.load(v_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-        visible = keys < position
-        if WINDOWED:
-            visible &= keys > position - window
-        state = (maximum, total, mixed)
-        maximum, total, mixed = softmax_step(q_tile, k_tile, v_tile, visible[None, :], state, scale, True)
+    maximum, total, mixed = attend_paged(
+        q_tile,
+        k_cache,
+        v_cache,
+        table,
+        first_tile,
+        end_tile,
+        position,
+        window,
+        kv_head,
+        (maximum, total, mixed),
+        scale,
+        KV_HEADS,
+        HEAD_DIM,
+        BLOCK_SIZE,
+        BLOCK_N,
+        True,
+        WINDOWED,
+    )
 
     # Only a segment of keys that the window leaves out can have seen nothing.
     seen = total > 0

@@ -47,9 +47,8 @@ class AttentionTile:
 
     @property
     def options(self) -> dict[str, int]:
-        """As the kernel's arguments."""
+        """As the kernels' arguments, those of all of them."""
         return {
-            "BLOCK_Q": self.block_q,
             "BLOCK_M": self.block_m,
             "BLOCK_N": self.block_n,
             "BLOCK_D": self.block_d,
@@ -63,7 +62,7 @@ def next_power_of_two(n: int) -> int:
 
 
 def row_tile(hidden: int) -> RowTile:
-    """Short rows (a head's) share a program; long ones get warps so that a thread holds 16 values at most."""
+    """Short rows share a program; long ones get warps so that a thread holds 16 values at most."""
     columns = next_power_of_two(hidden)
     rows = max(1, 1024 // columns)
     return RowTile(rows, columns, num_warps=min(16, max(2, rows * columns // 512)))

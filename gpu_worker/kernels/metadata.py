@@ -49,7 +49,7 @@ class AttentionMetadata:
     counts        [3] int32: sequences that decode, sequences in all, and blocks in chunk_keys
 
     The host knows the rest without asking the device: num_decodes and num_chunks, the sequences that decode
-    and that prefill, and upper bounds of the two lengths. `chunk_keys` is there if any sequence prefills.
+    and that prefill, and max_seq_len, an upper bound. `chunk_keys` is there if any sequence prefills.
 
     A batch of fixed size is filled up. With decodes of seq_lens 0 and slot -1: they read nothing and attend
     to nothing, which gives zeros. Or, where chunks follow, with tokens of no sequence: num_decodes and
@@ -65,7 +65,6 @@ class AttentionMetadata:
     counts: torch.Tensor
     num_decodes: int
     num_chunks: int
-    max_query_len: int
     max_seq_len: int
     chunk_keys: ChunkKeys | None = None
     shared_keys: SharedKeys | None = None

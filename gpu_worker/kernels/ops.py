@@ -4,6 +4,7 @@
 same in Triton kernels. A model takes one of them by constructor.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,9 @@ import torch
 from gpu_worker.kernels.heads import AttentionHeads
 from gpu_worker.kernels.metadata import AttentionMetadata
 
+# Keys and values of one layer, and those of all layers.
 KVCache = tuple[torch.Tensor, torch.Tensor]
+KVCaches = Sequence[KVCache]
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,12 +81,12 @@ class PagedAttention:
             shape = (count, kv_heads, SHARED_SEGMENTS, group_rows)
             shared_parts, shared_log_sums = _room_for_parts(out, shape, tile.block_d)
             self._share(shared_parts, shared_log_sums, packed, heads, cos_sin, kv_cache, metadata)
-        norm = heads.qk_norm
+        q_norm, k_norm, eps = _norms(heads, packed)
         decode_attention_kernel[(count, kv_heads, segments)](
             out,
             packed,
-            packed if norm is None else norm.q_weight,
-            packed if norm is None else norm.k_weight,
+            q_norm,
+            k_norm,
             cos_sin,
             *kv_cache,
             metadata.block_tables,
@@ -103,22 +103,16 @@ class PagedAttention:
             metadata.block_tables.stride(0),
             heads.scale * _LOG2_E,
             heads.window or 0,
-            0.0 if norm is None else norm.eps,
-            KV_HEADS=kv_heads,
-            GROUP=heads.group,
-            HEAD_DIM=heads.head_dim,
+            eps,
             BLOCK_SIZE=kv_cache[0].shape[1],
             GROUP_ROWS=group_rows,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            BLOCK_D=tile.block_d,
             MIN_TILES=min_segment_tiles(tile),
-            NORM=norm is not None,
+            NORM=heads.qk_norm is not None,
             WINDOWED=heads.window is not None,
             SPLIT=segments > 1,
             SHARED=shared_segments,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            **_sizes(heads),
+            **tile.options,
             **self._options,
         )
 
@@ -137,13 +131,13 @@ class PagedAttention:
         if shared is None:
             raise AssertionError("nothing is shared")
         tile = shared_tile(heads.group, heads.head_dim, packed.itemsize)
-        norm = heads.qk_norm
+        q_norm, _, eps = _norms(heads, packed)
         num_groups, most_members = shared.members.shape
         shared_attention_kernel[(num_groups, heads.num_kv_heads, SHARED_SEGMENTS)](
             parts,
             log_sums,
             packed,
-            packed if norm is None else norm.q_weight,
+            q_norm,
             cos_sin,
             *kv_cache,
             metadata.block_tables,
@@ -154,21 +148,15 @@ class PagedAttention:
             packed.stride(0),
             metadata.block_tables.stride(0),
             heads.scale * _LOG2_E,
-            0.0 if norm is None else norm.eps,
-            KV_HEADS=heads.num_kv_heads,
-            GROUP=heads.group,
-            HEAD_DIM=heads.head_dim,
+            eps,
             BLOCK_SIZE=kv_cache[0].shape[1],
             GROUP_ROWS=next_power_of_two(heads.group),
             MEMBERS=most_members,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            BLOCK_D=tile.block_d,
             MIN_TILES=min_segment_tiles(tile),
             PROGRAMS=self._traits.multiprocessors * tile.programs_per_multiprocessor,
-            NORM=norm is not None,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
+            NORM=heads.qk_norm is not None,
+            **_sizes(heads),
+            **tile.options,
             **self._options,
         )
 
@@ -208,11 +196,10 @@ class PagedAttention:
             packed.stride(0),
             heads.scale * _LOG2_E,
             heads.window or 0,
-            KV_HEADS=heads.num_kv_heads,
-            GROUP=heads.group,
-            HEAD_DIM=heads.head_dim,
+            BLOCK_Q=tile.block_q,
             WINDOWED=heads.window is not None,
             SPLIT=segments > 1,
+            **_sizes(heads),
             **tile.options,
             **self._options,
         )
@@ -228,25 +215,25 @@ class PagedAttention:
         metadata: AttentionMetadata,
     ) -> None:
         """Of the tokens that prefill; those that decode do it in their attention."""
-        norm = heads.qk_norm
+        q_norm, k_norm, eps = _norms(heads, packed)
         rope_cache_kernel[(packed.shape[0],)](
             packed,
-            packed if norm is None else norm.q_weight,
-            packed if norm is None else norm.k_weight,
+            q_norm,
+            k_norm,
             cos_sin,
             *kv_cache,
             metadata.positions,
             metadata.slots,
             metadata.counts,
             packed.stride(0),
-            0.0 if norm is None else norm.eps,
+            eps,
             HEADS=heads.num_heads,
             KV_HEADS=heads.num_kv_heads,
             HEAD_DIM=heads.head_dim,
             BLOCK_HEADS=next_power_of_two(heads.num_heads),
             BLOCK_KV_HEADS=next_power_of_two(heads.num_kv_heads),
             BLOCK_HALF=next_power_of_two(heads.head_dim // 2),
-            NORM=norm is not None,
+            NORM=heads.qk_norm is not None,
             num_warps=4,
             **self._options,
         )
@@ -298,6 +285,17 @@ class PagedAttention:
             num_warps=2,
             **self._options,
         )
+
+
+def _sizes(heads: AttentionHeads) -> dict[str, int]:
+    """What all attention kernels are compiled for."""
+    return {"KV_HEADS": heads.num_kv_heads, "GROUP": heads.group, "HEAD_DIM": heads.head_dim}
+
+
+def _norms(heads: AttentionHeads, packed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Weights of queries' and keys' norms and their epsilon; anything where there are none."""
+    norm = heads.qk_norm
+    return (packed, packed, 0.0) if norm is None else (norm.q_weight, norm.k_weight, norm.eps)
 
 
 def _room_for_parts(

@@ -14,7 +14,7 @@ keys (as "cascade inference" does; Ye et al. 2024, FlashInfer).
 import triton
 import triton.language as tl
 
-from gpu_worker.kernels.attention_steps import LOWEST, key_places, load_rotated, softmax_step
+from gpu_worker.kernels.attention_steps import LOWEST, attend_paged, load_rotated
 from gpu_worker.kernels.overlap import let_next_kernel_start, wait_for_kernel_ahead
 
 
@@ -84,13 +84,25 @@ def shared_attention_kernel(
     maximum = tl.full([BLOCK_M], LOWEST, tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     mixed = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for tile in range(first_tile, end_tile):
-        places = key_places(table, tile, tokens, kv_head, KV_HEADS, HEAD_DIM, BLOCK_SIZE, BLOCK_N)
-        place = places[:, None] + dims[None, :]
-        k_tile = tl.load(k_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-        v_tile = tl.load(v_cache + place, mask=(dims < HEAD_DIM)[None, :], other=0.0)
-        state = (maximum, total, mixed)
-        maximum, total, mixed = softmax_step(q_tile, k_tile, v_tile, None, state, scale, False)
+    maximum, total, mixed = attend_paged(
+        q_tile,
+        k_cache,
+        v_cache,
+        table,
+        first_tile,
+        end_tile,
+        tokens,
+        0,
+        kv_head,
+        (maximum, total, mixed),
+        scale,
+        KV_HEADS,
+        HEAD_DIM,
+        BLOCK_SIZE,
+        BLOCK_N,
+        False,
+        False,
+    )
 
     seen = total > 0
     total = tl.where(seen, total, 1.0)

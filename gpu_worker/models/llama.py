@@ -1,6 +1,5 @@
 """The decoder of the Llama family (Llama, Mistral, Qwen2, Qwen3): the architecture and nothing else."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from torch.nn import functional as F
 
 from gpu_worker.kernels.heads import AttentionHeads, QKNorm
 from gpu_worker.kernels.metadata import AttentionMetadata
-from gpu_worker.kernels.ops import Normed, Ops
+from gpu_worker.kernels.ops import KVCaches, Normed, Ops
 from gpu_worker.layers.attention import Attention
 from gpu_worker.layers.linear import Norm
 from gpu_worker.layers.mlp import GatedMLP
@@ -59,7 +58,7 @@ class LlamaModel:
         self,
         input_ids: torch.Tensor,
         metadata: AttentionMetadata,
-        kv_caches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        kv_caches: KVCaches,
     ) -> torch.Tensor:
         """Hidden states [T, hidden] after the final norm; writes this step's keys and values to the caches.
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchyard.errors import ProtocolError
-from gpu_worker.inputs import build_inputs, sampled_places, sampling_tokens
+from gpu_worker.inputs import build_inputs, gathered_tables, sampled_places, sampling_tokens
 from gpu_worker.row_checks import check
 from gpu_worker.rows import RowLimits, RowTable
 from gpu_worker.step_diff import parse_batch
@@ -25,15 +25,16 @@ def make_table():
 
 
 def advance(table, message):
-    """One step without a model: its plan, its inputs, and where what it samples goes."""
+    """One step without a model: its plan, its inputs, block tables, and where what it samples goes."""
     diff = parse_batch(message, VOCAB)
     check(table, diff)
     table.apply(diff)
     plan = table.plan(diff)
     inputs = build_inputs(table, plan) if len(plan.rows) else None
+    tables = gathered_tables(table, plan) if len(plan.rows) else None
     places = sampled_places(table, plan)
     table.advance(plan)
-    return plan, inputs, places
+    return plan, inputs, tables, places
 
 
 @dataclass
@@ -105,19 +106,19 @@ class Composer:
         most = min(row.known, len(row.blocks) * 4) - row.computed
         return self.draw(st.integers(1, most)) if most > 0 else 0
 
-    def check_plan(self, plan, inputs, sampled_at):
+    def check_plan(self, plan, inputs, tables, sampled_at):
         assert dict(zip(plan.rows.tolist(), plan.query_lens.tolist(), strict=True)) == self.expected
         decodes = [r for r in self.expected if self.rows[r].decoding]
         assert plan.rows[: plan.num_decodes].tolist() == decodes
         if inputs:
-            self.check_inputs(plan, inputs, sampled_at)
+            self.check_inputs(plan, inputs, tables, sampled_at)
         for r, length in self.expected.items():
             self.rows[r].computed += length
             if self.rows[r].computed == self.rows[r].known:
                 self.rows[r].known += 1
                 self.rows[r].decoding = True
 
-    def check_inputs(self, plan, inputs, sampled_at):
+    def check_inputs(self, plan, inputs, tables, sampled_at):
         places, slots, positions, last, sampled = [], [], [], [], []
         width = LIMITS.max_model_len + 1
         for r, length in zip(plan.rows.tolist(), plan.query_lens.tolist(), strict=True):
@@ -139,10 +140,10 @@ class Composer:
             assert sampling_tokens(plan).tolist() == last
         assert inputs.query_start.tolist() == [0, *np.cumsum(plan.query_lens)]
         assert inputs.seq_lens.tolist() == plan.ends.tolist()
-        assert (inputs.max_query_len, inputs.max_seq_len) == (plan.query_lens.max(), plan.ends.max())
+        assert inputs.max_seq_len == plan.ends.max()
         for seq, r in enumerate(plan.rows.tolist()):
             used = -(-int(plan.ends[seq]) // 4)
-            assert inputs.block_tables[seq, :used].tolist() == self.rows[r].blocks[:used]
+            assert tables[seq, :used].tolist() == self.rows[r].blocks[:used]
 
     def check_state(self, table):
         assert np.flatnonzero(table.active).tolist() == sorted(self.rows)

@@ -126,7 +126,6 @@ def build_batch(
         ),
         num_decodes=num_decodes,
         num_chunks=len(sequences) - num_decodes,
-        max_query_len=max(query_lens),
         max_seq_len=max(*seq_lens, max_seq_len),
         chunk_keys=ChunkKeys(torch.cat(chunk_blocks).to(device), chunk_starts.to(device, torch.int32))
         if chunk_blocks

@@ -114,7 +114,6 @@ class PagedSequences:
             counts=torch.tensor([num_decodes, len(query_lens), 0], dtype=torch.int32),
             num_decodes=num_decodes,
             num_chunks=len(query_lens) - num_decodes,
-            max_query_len=max(counts),
             max_seq_len=max(seq_lens),
         )
 
