@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from gpu_worker.capturing import capture_graphs
 from gpu_worker.kernels.decode_inputs import decode_inputs
 from gpu_worker.kernels.launch_shapes import most_members
 from gpu_worker.kernels.metadata import AttentionMetadata
@@ -100,19 +101,13 @@ class DecodeGraphs:
         self._allocate(rows, self._sizes[-1], model.device)
 
     def capture(self, stop: Callable[[], None]) -> None:
-        """Captures a graph per size; `stop` is called before each, and may raise."""
+        """Captures a graph for each size that pays; `stop` is called before each, and may raise."""
         pool = torch.cuda.graph_pool_handle()
-        layouts = [self._layout(size, shared=True) for size in reversed(self._shared_sizes)]
-        layouts += [self._layout(size, shared=False) for size in reversed(self._sizes)]
-        for layout in layouts:
-            stop()
-            self._vector.zero_()
-            self._vector[: layout.size].fill_(self._rows.limits.max_rows)
-            self._forward(layout)  # what allocates or compiles on first use does it here
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                self._forward(layout)
-            self._graphs[layout] = graph
+        for shared, sizes in ((True, self._shared_sizes), (False, self._sizes)):
+            layouts = [self._layout(size, shared=shared) for size in reversed(sizes)]
+            graphs = capture_graphs(layouts, self._fill_with_padding, self._forward, stop, pool)
+            sizes[:] = sorted(layout.size for layout in graphs)
+            self._graphs |= graphs
 
     def covers(self, plan: StepPlan) -> bool:
         """Whether `plan` is nothing but decodes, of which there are not too many."""
@@ -155,6 +150,10 @@ class DecodeGraphs:
         self._block_tables = ints(size, limits.max_blocks_per_row)
         self._query_start = torch.arange(size + 1, dtype=torch.int32, device=device)
         self._logits = torch.empty(size, rows.vocab_size, dtype=torch.float32, device=device)
+
+    def _fill_with_padding(self, layout: _Layout) -> None:
+        self._vector.zero_()
+        self._vector[: layout.size].fill_(self._rows.limits.max_rows)
 
     @torch.inference_mode()
     def _forward(self, layout: _Layout) -> None:

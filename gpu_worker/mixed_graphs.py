@@ -20,6 +20,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from gpu_worker.capturing import capture_graphs
 from gpu_worker.graphs import DeviceTables, shared_layout
 from gpu_worker.inputs import StepInputs
 from gpu_worker.kernels.metadata import AttentionMetadata, ChunkKeys
@@ -30,7 +31,7 @@ from gpu_worker.shared_prefixes import SharedGroups, SharedLayout
 from gpu_worker.staging import HostArray
 
 # Tokens in a step: with more, an 8B model takes the device longer than launching takes the host.
-_SIZES = (16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
+_SIZES = (16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 432, 512, 640, 768, 896, 1024, 1280, 1536, 1792, 2048)
 # Of a step that is replayed: sequences that prefill, and tokens that they have in their blocks; less of both
 # in graphs for up to so many tokens, where looking for what is not there would take its share.
 _FEW_TOKENS = 192
@@ -104,16 +105,10 @@ class MixedGraphs:
         self._hidden = torch.zeros(shape, dtype=model.dtype, device=model.device)
 
     def capture(self, stop: Callable[[], None]) -> None:
-        """Captures a graph per size, the largest first; `stop` is called before each, and may raise."""
+        """Captures a graph for each size that pays; `stop` is called before each, and may raise."""
         pool = torch.cuda.graph_pool_handle()
-        for size in reversed(self._sizes):
-            stop()
-            self._vector.zero_()  # no sequence at all, and slots of block 0, which holds nothing yet
-            self._forward(size)  # what allocates or compiles on first use does it here
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                self._forward(size)
-            self._graphs[size] = graph
+        self._graphs = capture_graphs(self._sizes[::-1], self._clear, self._forward, stop, pool)
+        self._sizes = sorted(self._graphs)
 
     def covers(self, plan: StepPlan) -> bool:
         """Whether there is a graph for `plan`."""
@@ -146,6 +141,9 @@ class MixedGraphs:
         blocks = min(_MOST_KEYS[many] // limits.block_size, limits.num_blocks)
         shared = shared_layout(self._model.config, decodes)
         return _Layout(size, decodes, _MOST_CHUNKS[many], blocks, shared)
+
+    def _clear(self, size: int) -> None:
+        self._vector.zero_()  # no sequence at all, and slots of block 0, which holds nothing yet
 
     @torch.inference_mode()
     def _forward(self, size: int) -> None:
