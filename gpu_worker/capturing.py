@@ -7,9 +7,13 @@ steps are padded to the larger size.
 
 import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
 
 _NOTICEABLE = 1.02  # times as long: two runs of the same graph differ by less
 _REPLAYS = 3
@@ -22,7 +26,7 @@ def capture_graphs(
     prepare: Callable[[Size], None],
     forward: Callable[[Size], None],
     stop: Callable[[], None],
-    pool: tuple[int, int],
+    pool: "_POOL_HANDLE",
 ) -> dict[Size, torch.cuda.CUDAGraph]:
     """Graphs of `forward` for `sizes`, given largest first; of these, the ones worth replaying.
 
