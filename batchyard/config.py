@@ -103,9 +103,9 @@ class SchedulerSettings(RedisSettings):
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
     calm_chunk_tokens: int = Field(
-        0,
+        384,
         ge=0,
-        description="prompt tokens in a step where others decode, more only if many wait; 0: no such limit",
+        description="prompt tokens in a step where others decode, while few wait; 0: no such limit",
     )
     max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
     max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")

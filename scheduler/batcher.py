@@ -50,6 +50,7 @@ class Step:
     batch: StepBatch
     sampling: npt.NDArray[np.int64]
     num_tokens: int
+    num_prompt_tokens: int  # of these
     sent_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -245,8 +246,8 @@ class Batcher:
         sampling = np.concatenate([decodes, np.array(finished_prompts, np.int64)])
         for row in sampling[self.rows.known[sampling] >= self.rows.limit[sampling]].tolist():
             self._leave(row)
-        num_tokens = len(decodes) + sum(length for _, length in chunks)
-        return Step(batch, sampling, num_tokens)
+        prompts = sum(length for _, length in chunks)
+        return Step(batch, sampling, len(decodes) + prompts, prompts)
 
     # Admitting
 

@@ -78,6 +78,7 @@ class Scheduler:
                 mirror,
                 WaitingQueue(self.tenants, clock),
                 self.answers,
+                clock,
             )
             for transport in transports
         ]

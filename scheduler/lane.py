@@ -72,6 +72,7 @@ class Lane:
         mirror: PrefixMirror | None,
         waiting: WaitingQueue,
         answers: AnswerLengths,
+        clock: Callable[[], float],
     ) -> None:
         """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
         self.address = transport.address
@@ -91,6 +92,8 @@ class Lane:
         self._take_back = take_back
         self._mirror = mirror
         self._answers = answers
+        self._clock = clock
+        self._held_back: asyncio.TimerHandle | None = None
         self._connection: _Connection | None = None
 
     @property
@@ -157,15 +160,27 @@ class Lane:
         connection = self._connection
         if connection is None or len(connection.in_flight) >= connection.pacing.depth:
             return False
+        if wait := connection.pacing.hold_back(self._clock()):
+            self._step_later(wait)
+            return False
         step = connection.batcher.compose(self.waiting)
         self._give_back(connection, connection.batcher.settled())
         if step is None:
             return False
         connection.in_flight.append(step)
         connection.stream.send(step.batch)
+        connection.pacing.sent(step.num_prompt_tokens, self._clock())
         if step.batch.chunk_rows:
             connection.outlook.composed()
         return True
+
+    def _step_later(self, seconds: float) -> None:
+        if self._held_back is None:
+            self._held_back = asyncio.get_running_loop().call_later(seconds, self._step_now)
+
+    def _step_now(self) -> None:
+        self._held_back = None
+        self._on_change()
 
     def end(self, request: Request) -> None:
         """`request`, which was given to this worker, is over."""
@@ -265,7 +280,7 @@ class Lane:
                     connection.remembering.answered(result.step, connection.batcher.sent)
                 busy_us = result.forward_us + result.sample_us
                 at_worker_us = result.queue_us + busy_us
-                connection.pacing.observe(busy_us, step.age_us - at_worker_us)
+                connection.pacing.answered(busy_us, step.age_us - at_worker_us, self._clock())
                 connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
                 self._account(step)
                 self._sessions.flush()

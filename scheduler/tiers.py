@@ -42,6 +42,11 @@ class Prefix:
         return self.head + [block for _, block in self.rest if block is not None]
 
     @property
+    def length(self) -> int:
+        """Blocks in all."""
+        return len(self.head) + len(self.rest)
+
+    @property
     def num_loads(self) -> int:
         """Blocks that do."""
         return sum(block is None for _, block in self.rest)
@@ -123,6 +128,12 @@ class Tiers:
                 awaited = max(awaited, step)
             rest.append((digest, block))
         return Prefix(head, rest, awaited)
+
+    def knows(self, digest: Digest) -> bool:
+        """Whether a chain goes on with `digest`: it is on the device, or on the host and would be loaded."""
+        if self.pool.index.find(digest) is not None:
+            return True
+        return self.host.find(digest) is not None and self.costs.loading_pays(1)
 
     def has(self, prefix: Prefix) -> bool:
         """Whether what `prefix` would load is still there. Its other blocks are."""

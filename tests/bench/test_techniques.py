@@ -32,7 +32,8 @@ def patched(technique, module):
 def test_two_steps_in_flight():
     pacing = patched("work ahead", "scheduler.pacing").Pacing(2)
     assert pacing.depth == 2
-    pacing.observe(100, 0)
+    pacing.sent(0, 0.0)
+    pacing.answered(100, 0, 0.0001)
     assert pacing.depth == 2
 
 

@@ -40,19 +40,19 @@ def test_prompts_share_one_budget_in_chunks():
 
 
 def test_a_long_prompt_joins_rows_that_decode_in_calm_chunks():
-    bench = Bench(budget=64, max_rows=4, num_blocks=64, max_model_len=128, calm=4, depth=1)
+    bench = Bench(budget=64, max_rows=4, num_blocks=64, max_model_len=128, calm=8, depth=1)
     bench.add(range(3), 30)
     bench.send()  # alone: all at once
     bench.answer()
-    bench.add(range(40), 2)
+    bench.add(range(20), 2)
     sizes = []
     while bench.waiting.peek() or bench.batcher.backlog:
         bench.send()
         sizes.append(bench.in_flight[-1].num_tokens - 1)
         bench.answer()
-    assert sizes == [10, 7, 5, 4, 4, 4, 4, 2]
+    assert sizes == [8, 8, 4]
     bench.run()
-    assert bench.answers()[0][1] == answer(range(40), 2)
+    assert bench.answers()[0][1] == answer(range(20), 2)
     bench.check_idle()
 
 

@@ -9,15 +9,15 @@ def test_a_prompt_alone_takes_the_whole_step():
 
 
 def test_beside_rows_that_decode_it_is_spread_over_steps():
-    left, sizes = 4096, []
+    left, sizes = 1100, []
     while left:
-        sizes.append(min(left, prompt_budget(8192, 45, left, 512)))
+        sizes.append(min(left, prompt_budget(8192, 45, left, 384)))
         left -= sizes[-1]
-    assert sizes == [1024, 768, 576, 512, 512, 512, 192]
+    assert sizes == [384, 384, 332]
 
 
-def test_a_queue_is_worked_off_at_full_speed():
-    assert prompt_budget(8192, 45, 65_536, 512) == 8192 - 45
+def test_a_long_one_is_computed_at_once():
+    assert prompt_budget(8192, 45, 1200, 384) == 8192 - 45
 
 
 def test_zero_is_no_limit():
