@@ -13,15 +13,22 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from batchyard.tls import TlsFiles, renewing_server_context
+
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 
 
 class ConnectionConfig(uvicorn.Config):
-    """uvicorn's, and the patience with clients."""
+    """uvicorn's, the patience with clients, and certificates that may be renewed."""
 
-    def __init__(self, app: ASGIApp, client_timeout_s: float, **settings: Any) -> None:
+    def __init__(self, app: ASGIApp, client_timeout_s: float, tls: TlsFiles | None, **settings: Any) -> None:
         super().__init__(app, **settings, http=Connection)
         self.client_timeout_s = client_timeout_s
+        self._tls = tls
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = renewing_server_context(self._tls) if self._tls else None
 
 
 class Connection(HttpToolsProtocol):
