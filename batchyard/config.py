@@ -11,10 +11,16 @@ Names and meanings follow vLLM's flags where it has them.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from batchyard.redis_url import check_redis_url
+
+SECRETS = frozenset({"api_key", "api_keys", "redis"})
+"""Settings whose values are, or may hold, a key or a password: no error, log or help shows them."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 
 
 class Settings(BaseModel):
@@ -105,7 +111,7 @@ class WorkerSettings(ModelSettings):
 class RedisSettings(Settings):
     """What schedulers and gateways share; nothing depends on it."""
 
-    redis: str | None = Field(
+    redis: RedisUrl | None = Field(
         None, description="Redis URL: mirror of the prefix index, limits of all gateways together"
     )
 

@@ -122,8 +122,8 @@ async def _limiter(settings: GatewaySettings) -> AsyncIterator[Limiter]:
         return
     try:
         shared = SharedLimiter(settings.redis, local)
-    except ValueError as error:
-        raise ConfigError(f"redis: {settings.redis} is not a Redis URL: {error}") from error
+    except ValueError as error:  # of its options; the error names one, and shows no value
+        raise ConfigError(f"redis: {error}") from error
     try:
         async with _running(shared.run()):
             yield shared

@@ -69,5 +69,5 @@ def _mirror(url: str | None) -> PrefixMirror | None:
         return None
     try:
         return PrefixMirror(url)
-    except ValueError as error:
-        raise ConfigError(f"redis: {url!r} is no Redis URL ({error})") from error
+    except ValueError as error:  # of its options; the error names one, and shows no value
+        raise ConfigError(f"redis: {error}") from error

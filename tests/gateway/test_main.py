@@ -173,7 +173,7 @@ async def test_keys_and_limits_over_redis(settings, scheduler, redis_server, tmp
     [
         ({"api_keys": "/none/keys.json"}, "cannot read /none/keys.json"),
         ({"api_keys": "redis://host:port"}, "not a Redis URL"),
-        ({"redis": "host:6379"}, "not a Redis URL"),
+        ({"redis": "redis://host?db=one"}, "Invalid value for 'db'"),
     ],
 )
 async def test_settings_that_cannot_be(settings, changes, said):
