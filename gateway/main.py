@@ -151,7 +151,9 @@ def _telemetry(settings: GatewaySettings) -> Telemetry:
 
 
 def _load_tokenizer(model: str) -> Tokenizer:
-    return Tokenizer.load(resolve_model(model))
+    tokenizer = Tokenizer.load(resolve_model(model))
+    tokenizer.prepare_chats()
+    return tokenizer
 
 
 def _load_warm_prompts(path: str | None, tokenizer: Tokenizer) -> list[WarmPrompt]:
