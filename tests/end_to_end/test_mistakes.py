@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from batchyard.demo import MODEL_DIR
+from batchyard.settings import variable_of
+from tests.certificates import YESTERDAY, Authority, internal
 from tests.end_to_end.stack import free_port
 
 
@@ -59,6 +61,31 @@ def test_truncated_weights(command, model):
     os.truncate(weights, weights.stat().st_size // 2)
     run = batchyard(command, "--model", str(model), *ports_for(command))
     assert "model.safetensors" in one_line(run)
+
+
+@pytest.mark.parametrize("command", ["worker", "serve"])
+def test_weights_that_are_pickled(command, model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    run = batchyard(command, "--model", str(model), *ports_for(command))
+    assert "pickled weights only; convert them to safetensors" in one_line(run)
+
+
+@pytest.mark.parametrize("command", ["worker", "scheduler", "gateway"])
+def test_certificates_between_processes(command, tmp_path):
+    settings = internal(Authority(tmp_path).issue(ends=YESTERDAY))
+    env = {variable_of(name): path for name, path in settings.items()}
+    run = batchyard(command, *(ports_for(command) if command == "gateway" else []), **env)
+    assert "internal_ssl_certfile: " in one_line(run)
+    assert "certificate has expired" in one_line(run)
+
+
+@pytest.mark.parametrize("command", ["gateway", "serve"])
+def test_certificates_of_the_apis(command, tmp_path):
+    files = Authority(tmp_path).issue()
+    files.keyfile.write_text("not a key")
+    flags = ["--ssl-certfile", str(files.certfile), "--ssl-keyfile", str(files.keyfile)]
+    run = batchyard(command, *flags, *ports_for(command))
+    assert f"ssl_keyfile: {files.keyfile} holds no private key in PEM form" in one_line(run)
 
 
 def test_an_architecture_we_do_not_know(model):
