@@ -29,7 +29,10 @@ _MAX_REPLY = 6 * MAX_TEXT + 1024  # bytes: as JSON a character has up to 6
 
 _SCRIPT = Path(__file__).with_name("template_process.py")
 # All it gets of our environment; the rest has keys and passwords in it.
-_ENVIRONMENT = ("PATH", "PYTHONPATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_ALL")
+_ENVIRONMENT = (
+    *("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"),
+    *("HOME", "TMPDIR", "TZ", "LANG", "LC_ALL"),
+)
 
 
 class _Died(Exception):

@@ -21,7 +21,14 @@ _COMPOSED = 4
 
 # The renderer's own arguments; the rest are the template's variables.
 _RESERVED_OPTIONS = {
-    *("conversation", "chat_template", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens"),
+    *(
+        "conversation",
+        "conversations",
+        "chat_template",
+        "tokenize",
+        "tokenizer_kwargs",
+        "sanitize_control_tokens",
+    ),
     *("padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 }

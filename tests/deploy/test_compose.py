@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from batchyard.cli import COMMANDS
+from batchyard.errors import ConfigError
 from batchyard.settings import load
 from batchyard.tls import api_tls, internal_tls
 
@@ -103,6 +104,8 @@ def test_with_tls_each_process_has_the_certificates_that_the_documentation_makes
     assert member.names() == ["batchyard.internal"] == [member.peer_name]
     if service == "gateway":
         assert set(api_tls(settings).names()) == {"localhost", "127.0.0.1"}
+        with pytest.raises(ConfigError, match="unsuitable certificate purpose"):  # to be a member, say
+            api_tls(settings.model_copy(update={"ssl_ca_certs": str(tmp_path / "certs/ca.pem")}))
         check = read(TLS_FILES[1])["services"][service]["healthcheck"]["test"][-1]
         assert check == f"https://127.0.0.1:{settings.port}/ready"
 

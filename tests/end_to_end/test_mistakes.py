@@ -63,28 +63,24 @@ def test_truncated_weights(command, model):
     assert "model.safetensors" in one_line(run)
 
 
-@pytest.mark.parametrize("command", ["worker", "serve"])
-def test_weights_that_are_pickled(command, model):
+def test_weights_that_are_pickled(model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    run = batchyard(command, "--model", str(model), *ports_for(command))
+    run = batchyard("worker", "--model", str(model))
     assert "pickled weights only; convert them to safetensors" in one_line(run)
 
 
-@pytest.mark.parametrize("command", ["worker", "scheduler", "gateway"])
-def test_certificates_between_processes(command, tmp_path):
+def test_certificates_between_processes(tmp_path):
     settings = internal(Authority(tmp_path).issue(ends=YESTERDAY))
-    env = {variable_of(name): path for name, path in settings.items()}
-    run = batchyard(command, *(ports_for(command) if command == "gateway" else []), **env)
+    run = batchyard("scheduler", **{variable_of(name): path for name, path in settings.items()})
     assert "internal_ssl_certfile: " in one_line(run)
     assert "certificate has expired" in one_line(run)
 
 
-@pytest.mark.parametrize("command", ["gateway", "serve"])
-def test_certificates_of_the_apis(command, tmp_path):
+def test_certificates_of_the_apis(tmp_path):
     files = Authority(tmp_path).issue()
     files.keyfile.write_text("not a key")
     flags = ["--ssl-certfile", str(files.certfile), "--ssl-keyfile", str(files.keyfile)]
-    run = batchyard(command, *flags, *ports_for(command))
+    run = batchyard("serve", *flags, *ports_for("serve"))
     assert f"ssl_keyfile: {files.keyfile} holds no private key in PEM form" in one_line(run)
 
 
