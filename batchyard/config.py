@@ -9,12 +9,18 @@
 Names and meanings follow vLLM's flags where it has them.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from batchyard.redis_url import check_redis_url
+
+SECRETS = frozenset({"api_key", "api_keys", "redis"})
+"""Settings whose values are, or may hold, a key or a password: no error, log or help shows them."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
+RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
 
 
 class Settings(BaseModel):
@@ -33,6 +39,26 @@ class Settings(BaseModel):
     metrics_port: Port = Field(
         0, description="port for /metrics of the scheduler or a worker, 0 for none (the gateway has its own)"
     )
+    internal_ssl_certfile: str | None = Field(
+        None, description="certificate (PEM) by which our processes know each other; default: no TLS"
+    )
+    internal_ssl_keyfile: str | None = Field(None, description="key of --internal-ssl-certfile")
+    internal_ssl_ca_certs: str | None = Field(
+        None, description="authorities (PEM) that the certificates of our other processes come from"
+    )
+    internal_ssl_name: str | None = Field(
+        None, description="name that those certificates are for; default: the address connected to"
+    )
+
+    @model_validator(mode="after")
+    def _mutual_tls_is_whole(self) -> Self:
+        files = (self.internal_ssl_certfile, self.internal_ssl_keyfile, self.internal_ssl_ca_certs)
+        if None in files and any((*files, self.internal_ssl_name)):
+            raise ValueError(
+                "internal_ssl_certfile, internal_ssl_keyfile and internal_ssl_ca_certs go together: "
+                "each process shows a certificate and asks for one"
+            )
+        return self
 
 
 class ModelSettings(Settings):
@@ -85,7 +111,7 @@ class WorkerSettings(ModelSettings):
 class RedisSettings(Settings):
     """What schedulers and gateways share; nothing depends on it."""
 
-    redis: str | None = Field(
+    redis: RedisUrl | None = Field(
         None, description="Redis URL: mirror of the prefix index, limits of all gateways together"
     )
 
@@ -118,6 +144,13 @@ class GatewaySettings(ModelSettings, RedisSettings):
     port: Port = Field(8000, description="port of the REST API")
     grpc_port: Port = Field(8001, description="port of the gRPC API, 0 for none")
     share_port: bool = Field(False, description="let several gateways listen on the same ports")
+    ssl_certfile: str | None = Field(
+        None, description="certificate (PEM) to serve REST and gRPC over TLS with; default: no TLS"
+    )
+    ssl_keyfile: str | None = Field(None, description="key of --ssl-certfile")
+    ssl_ca_certs: str | None = Field(
+        None, description="authorities (PEM) that clients need a certificate of; default: they need none"
+    )
     served_model_name: str | None = Field(None, description="name in the API; default: as --model")
     api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
     api_keys: str | None = Field(
@@ -141,6 +174,14 @@ class GatewaySettings(ModelSettings, RedisSettings):
     warm_prompts: str | None = Field(
         None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
     )
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile go together")
+        if self.ssl_ca_certs and not self.ssl_certfile:
+            raise ValueError("ssl_ca_certs needs ssl_certfile and ssl_keyfile")
+        return self
 
 
 class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):

@@ -23,6 +23,11 @@ _WIRED_BY_SERVE = frozenset(
         "scheduler_address",
         "share_port",
         "gateway_count",
+        # Unix sockets in a folder of its own, which nobody else may enter, need no certificates.
+        "internal_ssl_certfile",
+        "internal_ssl_keyfile",
+        "internal_ssl_ca_certs",
+        "internal_ssl_name",
     }
 )
 

@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import json
 import shlex
+import ssl
 
 from batchyard.config import ServeSettings
 
 
 def ready_line(settings: ServeSettings) -> str:
     """The line that says that all is ready, and what to try."""
-    url = f"http://{_in_url(reachable(settings.host))}:{settings.port}"
+    scheme = "https" if settings.ssl_certfile else "http"
+    url = f"{scheme}://{_in_url(reachable(settings.host))}:{settings.port}"
     model = settings.served_model_name or settings.model
     question = {"role": "user", "content": "What does os.path.join do?"}
     body = json.dumps({"model": model, "messages": [question]}, separators=(",", ":"))
@@ -25,12 +27,12 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-async def answers_ready(host: str, port: int) -> bool:
-    """Whether the gateway at host:port answers 200 to `GET /ready`."""
+async def answers_ready(host: str, port: int, context: ssl.SSLContext | None = None) -> bool:
+    """Whether the gateway at host:port answers 200 to `GET /ready`; over TLS where there is a `context`."""
     request = f"GET /ready HTTP/1.1\r\nHost: {_in_url(host)}:{port}\r\nConnection: close\r\n\r\n"
     try:
         async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
             with contextlib.closing(writer):
                 writer.write(request.encode())
                 return (await reader.readline()).split()[1:2] == [b"200"]

@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from batchyard.config import ServeSettings, Settings
+from batchyard.config import SECRETS, ServeSettings, Settings
 from batchyard.errors import ConfigError
 from batchyard.flags import FALSE, TRUE, flag_of, hint, kind_of, parse_flags
 
@@ -134,9 +134,10 @@ def _build(cls: type[S], given: Mapping[str, _Given]) -> S:
         problem = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # a rule about several settings, which names them
             raise ConfigError(problem) from error
-        value = given[str(first["loc"][0])]
+        name = str(first["loc"][0])
         problem = f"{problem[0].lower()}{problem[1:]}"
-        raise ConfigError(f"{value.where}: {problem}, not {value.text!r}") from error
+        shown = "" if name in SECRETS else f", not {given[name].text!r}"
+        raise ConfigError(f"{given[name].where}: {problem}{shown}") from error
 
 
 def _value(field: FieldInfo, given: _Given) -> object:

@@ -21,6 +21,7 @@ from batchyard.plan import Role, plan, this_machine
 from batchyard.ports import check_port
 from batchyard.process import Process, lifeline
 from batchyard.readiness import answers_ready, reachable, ready_line
+from batchyard.tls import api_tls
 
 log = structlog.get_logger()
 
@@ -37,10 +38,13 @@ def run(settings: ServeSettings) -> Coroutine[None, None, int]:
 
 
 def prepare(settings: ServeSettings) -> ServeSettings:
-    """`settings` with the model on this machine and ports that are free. May download; raises UserError.
+    """`settings` with the model on this machine, certificates that are good and ports that are free.
+
+    May download; raises UserError.
 
     It blocks, so that Ctrl-C ends a download; nothing runs yet that it could keep waiting.
     """
+    api_tls(settings)
     port = check_port(settings.host, settings.port, "--port")
     if settings.grpc_port:
         check_port(settings.host, settings.grpc_port, "--grpc-port")
@@ -60,13 +64,15 @@ async def serve(settings: ServeSettings) -> int:
     UserError, with the words of that process, when it died of one.
     """
     console = Console(sys.stderr, settings)
+    tls = api_tls(settings)
+    context = tls.loopback_context() if tls else None
     with run_directory() as run_dir, lifeline() as line:
         specs = plan(settings, run_dir, this_machine(os.environ), os.environ)
         console.status(f"Starting {', '.join(spec.name for spec in specs)}")
         supervisor = Supervisor(
             [Process(spec, line, console.child_line) for spec in specs],
             console,
-            is_ready=lambda: answers_ready(reachable(settings.host), settings.port),
+            is_ready=lambda: answers_ready(reachable(settings.host), settings.port, context),
             announcement=ready_line(settings),
         )
         with _signals(supervisor.stop):

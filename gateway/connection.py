@@ -13,15 +13,23 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from batchyard.tls import TlsFiles, renewing_server_context
+
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+_FAREWELL_S = 0.5
 
 
 class ConnectionConfig(uvicorn.Config):
-    """uvicorn's, and the patience with clients."""
+    """uvicorn's, the patience with clients, and certificates that may be renewed."""
 
-    def __init__(self, app: ASGIApp, client_timeout_s: float, **settings: Any) -> None:
+    def __init__(self, app: ASGIApp, client_timeout_s: float, tls: TlsFiles | None, **settings: Any) -> None:
         super().__init__(app, **settings, http=Connection)
         self.client_timeout_s = client_timeout_s
+        self._tls = tls
+
+    def load(self) -> None:
+        super().load()
+        self.ssl = renewing_server_context(self._tls) if self._tls else None
 
 
 class Connection(HttpToolsProtocol):
@@ -34,6 +42,7 @@ class Connection(HttpToolsProtocol):
         self._head = 0  # bytes of the head being read; -1 between heads
         self._reading = self._limit()
         self._writing: asyncio.TimerHandle | None = None
+        self._ending = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading.cancel()
@@ -62,6 +71,16 @@ class Connection(HttpToolsProtocol):
         self._reading.cancel()
         super().on_message_complete()
 
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._ending = True
+        self._part()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._ending:
+            self._part()
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._writing is None:
@@ -72,6 +91,11 @@ class Connection(HttpToolsProtocol):
         if self._writing is not None:
             self._writing.cancel()
             self._writing = None
+
+    def _part(self) -> None:
+        # TLS is closed by both sides, and a client that only keeps its connection may never look at it again.
+        if self.transport.is_closing() and self.transport.get_extra_info("sslcontext"):
+            self.loop.call_later(_FAREWELL_S, self.transport.abort)
 
     def _limit(self) -> asyncio.TimerHandle:
         # Aborted, not closed: to close is to wait until the client has read what there is for it.

@@ -16,6 +16,7 @@ import structlog
 
 from batchyard.errors import BatchyardError, ProtocolError, SchedulerLost
 from batchyard.rpc import connect
+from batchyard.tls import TlsFiles
 from gateway.subscription import Subscription, Subscriptions
 from protos.scheduling_pb2 import (
     DescribeRequest,
@@ -38,14 +39,16 @@ _LASTED_S = 5.0
 class SchedulerLink:
     """Submits requests and deals out what comes back. An asynchronous context manager; enter it once."""
 
-    def __init__(self, address: str, warm_prompts: Sequence[WarmPrompt] = ()) -> None:
+    def __init__(
+        self, address: str, warm_prompts: Sequence[WarmPrompt] = (), tls: TlsFiles | None = None
+    ) -> None:
         """`address` is the scheduler's, host:port or unix:/path. Nothing is sent before `__aenter__`.
 
         A scheduler is told of `warm_prompts` before there is a stream to it.
         """
         self._address = address
         self._warm_prompts = warm_prompts
-        self._channel = connect(address)
+        self._channel = connect(address, tls)
         self._stub = SchedulerStub(self._channel)
         self._ids = itertools.count(1)
         self._live = Subscriptions()

@@ -15,6 +15,7 @@ from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
+from batchyard.tls import TlsFiles, api_tls, internal_tls
 from gateway.app import create_app
 from gateway.body import MAX_BODY
 from gateway.keys.ring import KeyRing
@@ -43,21 +44,24 @@ _LOOK_EVERY_S = 1.0  # at whether requests could be answered
 async def run(settings: GatewaySettings) -> None:
     """Serves REST and gRPC until SIGTERM or SIGINT, from the start: `/ready` says when there is a worker.
 
-    Raises AddressInUse, ConfigError for a host that is none and for keys or warm prompts that cannot be read,
-    ModelError for a tokenizer that cannot be used.
+    Raises AddressInUse, ConfigError for a host that is none and for certificates, keys or warm prompts that
+    cannot be read, ModelError for a tokenizer that cannot be used.
     """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         # First what fails at once: a port that is taken should not cost the time to read a tokenizer.
+        tls, hop_tls = api_tls(settings), internal_tls(settings)
         bound = stack.enter_context(bind(settings.host, settings.port, settings.share_port))
         keys = await stack.enter_async_context(_keys(settings))
         tokenizer = await asyncio.to_thread(_load_tokenizer, settings.model)
         warm_prompts = await asyncio.to_thread(_load_warm_prompts, settings.warm_prompts, tokenizer)
         telemetry = _telemetry(settings)
         stack.callback(telemetry.shutdown)
-        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address, warm_prompts))
+        link = await stack.enter_async_context(
+            SchedulerLink(settings.scheduler_address, warm_prompts, hop_tls)
+        )
         model = settings.served_model_name or settings.model
         service = Service(
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
@@ -66,17 +70,20 @@ async def run(settings: GatewaySettings) -> None:
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
         rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
-        await _serve(settings, service, HttpServer(app, bound, _GRACE_S, settings.client_timeout), rpc, stop)
+        http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
+        await _serve(service, http, rpc, _rpc_server(settings, tls), stop)
 
 
 async def _serve(
-    settings: GatewaySettings,
     service: Service,
     http: HttpServer,
     inference: RpcInference,
+    rpc: RpcServer | None,
     stop: asyncio.Event,
 ) -> None:
-    rpc = await _start_rpc(settings, inference)
+    if rpc:
+        rpc.add(add_InferenceServicer_to_server, inference, SERVICE)
+        await rpc.start()
     http.start()
     log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
     watch = asyncio.create_task(_watch_readiness(service, rpc))
@@ -115,8 +122,8 @@ async def _limiter(settings: GatewaySettings) -> AsyncIterator[Limiter]:
         return
     try:
         shared = SharedLimiter(settings.redis, local)
-    except ValueError as error:
-        raise ConfigError(f"redis: {settings.redis} is not a Redis URL: {error}") from error
+    except ValueError as error:  # of its options; the error names one, and shows no value
+        raise ConfigError(f"redis: {error}") from error
     try:
         async with _running(shared.run()):
             yield shared
@@ -144,22 +151,21 @@ def _telemetry(settings: GatewaySettings) -> Telemetry:
 
 
 def _load_tokenizer(model: str) -> Tokenizer:
-    return Tokenizer.load(resolve_model(model))
+    tokenizer = Tokenizer.load(resolve_model(model))
+    tokenizer.prepare_chats()
+    return tokenizer
 
 
 def _load_warm_prompts(path: str | None, tokenizer: Tokenizer) -> list[WarmPrompt]:
     return load_warm_prompts(Path(path), tokenizer) if path else []
 
 
-async def _start_rpc(settings: GatewaySettings, inference: RpcInference) -> RpcServer | None:
+def _rpc_server(settings: GatewaySettings, tls: TlsFiles | None) -> RpcServer | None:
     if not settings.grpc_port:
         return None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
-    server = RpcServer(address, share_port=settings.share_port, max_request=MAX_BODY)
-    server.add(add_InferenceServicer_to_server, inference, SERVICE)
-    await server.start()
-    return server
+    return RpcServer(address, share_port=settings.share_port, max_request=MAX_BODY, tls=tls)
 
 
 async def _watch_readiness(service: Service, rpc: RpcServer | None) -> None:

@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from batchyard.errors import AddressInUse, ConfigError
+from batchyard.tls import TlsFiles
 from gateway.connection import ConnectionConfig
 
 _BACKLOG = 2048  # connections not yet accepted: thousands of clients may come at once
@@ -55,16 +56,23 @@ class HttpServer:
     """Serves an ASGI application on a bound socket."""
 
     def __init__(
-        self, app: ASGIApp, bound: socket.socket, grace_s: float, client_timeout_s: float = CLIENT_TIMEOUT_S
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        grace_s: float,
+        client_timeout_s: float = CLIENT_TIMEOUT_S,
+        tls: TlsFiles | None = None,
     ) -> None:
         """At the end, answers under way get `grace_s` seconds; those still under way then are cut off.
 
         So are clients that take longer than `client_timeout_s` to send a request or to read on.
         """
         self._socket = bound
+        self._scheme = "https" if tls else "http"
         config = ConnectionConfig(
             app,
             client_timeout_s,
+            tls,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -81,7 +89,7 @@ class HttpServer:
     def url(self) -> str:
         """Where it can be reached."""
         host, port, *_ = self._socket.getsockname()
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{self._scheme}://[{host}]:{port}" if ":" in host else f"{self._scheme}://{host}:{port}"
 
     def start(self) -> None:
         """From here on clients may connect."""

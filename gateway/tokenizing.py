@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from batchyard.errors import InvalidRequest, ModelError
+from gateway.chat_template import ChatTemplate
 from gateway.vocabulary import Vocabulary
 
 _THREAD_FROM = 2_000  # characters: about a millisecond of encoding; a hop to a thread and back costs a tenth
@@ -19,7 +21,14 @@ _COMPOSED = 4
 
 # The renderer's own arguments; the rest are the template's variables.
 _RESERVED_OPTIONS = {
-    *("conversation", "chat_template", "tokenize", "tokenizer_kwargs", "sanitize_control_tokens"),
+    *(
+        "conversation",
+        "conversations",
+        "chat_template",
+        "tokenize",
+        "tokenizer_kwargs",
+        "sanitize_control_tokens",
+    ),
     *("padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 }
@@ -37,6 +46,9 @@ class Tokenizer:
         self.vocabulary = Vocabulary.of(self._backend)
         self.vocab_size = len(self.vocabulary)  # one more than the largest token id
         self.eos_ids = eos_ids  # an answer ends with any of these
+        self._chats = ChatTemplate()
+        # One thread, for the process takes one conversation at a time; the others are for encoding.
+        self._chat_thread = ThreadPoolExecutor(1, thread_name_prefix="chats")
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -81,31 +93,40 @@ class Tokenizer:
             return self.encode(text, add_special_tokens)
         return await asyncio.to_thread(self.encode, text, add_special_tokens)
 
+    def prepare_chats(self) -> None:
+        """Starts what renders chats, where there is a template for them, so that the first need not wait."""
+        if self._tokenizer.chat_template:
+            self._chats.start()
+
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
-        """Token ids of a conversation, by the model's chat template in transformers' sandbox.
+        """Token ids of a conversation, by the model's chat template in transformers' sandbox. Blocks.
 
         `options` go to the template: `add_generation_prompt` (by default true, unless the final message is to
         be continued), `continue_final_message`, `tools`, and what the template itself defines. The template
         writes every special token, the begin token included. Raises InvalidRequest where there is no
-        template, an option is not the template's, or the template refuses the messages.
+        template, an option is not the template's, or the template refuses the messages or takes too long.
         """
+        return self.encode(self._render(messages, options), add_special_tokens=False)
+
+    async def render_chat_async(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+        """As `render_chat`, and does not block."""
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(self._chat_thread, self._render, messages, options)
+        return await self.encode_async(text, add_special_tokens=False)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> str:
         if not self._tokenizer.chat_template:
             raise InvalidRequest("this model has no chat template: use completions", "messages")
         if reserved := sorted(_RESERVED_OPTIONS & options.keys()):
             raise InvalidRequest(f"{reserved[0]!r} is not an option of a chat template")
-        options = {"add_generation_prompt": not options.get("continue_final_message"), **options}
         try:
-            text = self._tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
-        except Exception as error:  # a template is a program, and these messages are its input
-            reason = f"the chat template refused the messages: {_first_line(error)}"
-            raise InvalidRequest(reason, "messages") from error
-        return self.encode(text, add_special_tokens=False)
-
-    async def render_chat_async(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
-        """As `render_chat`; a long conversation is rendered in a thread, so that the event loop goes on."""
-        if sum(len(str(message.get("content"))) for message in messages) < _THREAD_FROM:
-            return self.render_chat(messages, **options)
-        return await asyncio.to_thread(self.render_chat, messages, **options)
+            template = self._tokenizer.get_chat_template(tools=options.get("tools"))
+        except ValueError as error:  # there are several, for other occasions
+            raise InvalidRequest(_first_line(error), "messages") from error
+        # A template asks whether there is such a key, not whether it is null.
+        turns = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+        final = {"add_generation_prompt": not options.get("continue_final_message")}
+        return self._chats.render(template, turns, {**self._tokenizer.special_tokens_map, **final, **options})
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
         """The text of `token_ids`; U+FFFD where their bytes are not UTF-8. Ids of no token spell nothing."""

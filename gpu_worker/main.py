@@ -12,6 +12,7 @@ import structlog
 from batchyard.config import WorkerSettings
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
+from batchyard.tls import internal_tls
 from gpu_worker import service
 from gpu_worker.engine import StepEngine
 from gpu_worker.metrics import WorkerMetrics
@@ -39,7 +40,7 @@ async def run(settings: WorkerSettings) -> None:
     """
     stop = _StopSignal()
     worker = service.WorkerService()
-    server = RpcServer(settings.listen)
+    server = RpcServer(settings.listen, tls=internal_tls(settings))
     server.add(add_WorkerServicer_to_server, worker, service.NAME)
     await server.start()
     # Everything that touches the device happens on this thread.

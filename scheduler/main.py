@@ -10,6 +10,7 @@ from batchyard.config import SchedulerSettings
 from batchyard.errors import ConfigError
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
+from batchyard.tls import internal_tls
 from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from scheduler.core import Scheduler
@@ -26,12 +27,13 @@ SERVICE = "batchyard.internal.v1.Scheduler"
 
 
 async def run(settings: SchedulerSettings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises AddressInUse."""
+    """Serves until SIGTERM or SIGINT. Raises AddressInUse, and ConfigError for bad certificates."""
+    tls = internal_tls(settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
-    transports = [GrpcTransport(address) for address in settings.worker_addresses]
+    transports = [GrpcTransport(address, tls) for address in settings.worker_addresses]
     options = LaneOptions(
         settings.steps_in_flight,
         settings.step_timeout,
@@ -41,7 +43,7 @@ async def run(settings: SchedulerSettings) -> None:
     mirror = _mirror(settings.redis)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
-    server = RpcServer(settings.scheduler_listen)
+    server = RpcServer(settings.scheduler_listen, tls=tls)
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
     await server.start()
     await server.set_serving(True)
@@ -67,5 +69,5 @@ def _mirror(url: str | None) -> PrefixMirror | None:
         return None
     try:
         return PrefixMirror(url)
-    except ValueError as error:
-        raise ConfigError(f"redis: {url!r} is no Redis URL ({error})") from error
+    except ValueError as error:  # of its options; the error names one, and shows no value
+        raise ConfigError(f"redis: {error}") from error

@@ -8,6 +8,7 @@ import grpc.aio
 
 from batchyard.errors import WorkerLost
 from batchyard.rpc import connect
+from batchyard.tls import TlsFiles
 from protos.step_pb2 import DescribeWorkerRequest, StepBatch, StepResult, WorkerDescription
 from protos.step_pb2_grpc import WorkerStub
 
@@ -55,9 +56,9 @@ class Transport(Protocol):
 class GrpcTransport:
     """A worker at host:port or unix:/path."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: TlsFiles | None = None) -> None:
         self.address = address
-        self._channel = connect(address)
+        self._channel = connect(address, tls)
         self._stub = WorkerStub(self._channel)
 
     async def describe(self) -> WorkerDescription:

@@ -6,6 +6,7 @@ Needs `grpcio`, `protobuf` and the generated modules in `protos/`, or your own f
 import argparse
 import asyncio
 from collections.abc import AsyncIterable
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -99,13 +100,22 @@ async def errors(client: Client, model: str) -> None:
             print(f"error: {error.code().name}: {error.details()}")
 
 
+def connect(address: str, tls: bool, ca: Path | None) -> grpc.aio.Channel:
+    """A channel, over TLS where that is asked for."""
+    if not (tls or ca):
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca.read_bytes() if ca else None))
+
+
 async def main() -> None:
     """Shows everything once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", default="127.0.0.1:8001")
     parser.add_argument("--api-key", help="what the service was started with, if it was")
+    parser.add_argument("--tls", action="store_true", help="the service was started with --ssl-certfile")
+    parser.add_argument("--ca", type=Path, help="whose certificate it has, if not a public authority's")
     options = parser.parse_args()
-    async with grpc.aio.insecure_channel(options.address) as channel:
+    async with connect(options.address, options.tls, options.ca) as channel:
         client = Client(channel, options.api_key)
         model = await client.model()
         await chat(client, model)

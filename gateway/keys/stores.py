@@ -20,9 +20,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from batchyard.errors import ConfigError, UserError
+from batchyard.redis_url import check_redis_url
 from gateway.keys.records import KeyRecord, Records, dump_records, parse_records
-
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 _HASH = "batchyard:keys"
 _VERSION = "batchyard:keys:version"
@@ -54,12 +53,12 @@ class KeyStore(Protocol):
 
 def open_store(where: str) -> KeyStore:
     """The store at a Redis URL or in a file; nothing is read yet. Raises ConfigError for a bad URL."""
-    if not where.startswith(REDIS_SCHEMES):
+    if "://" not in where:
         return FileKeys(Path(where).expanduser())
     try:
-        return RedisKeys(where)
+        return RedisKeys(check_redis_url(where))
     except ValueError as error:
-        raise ConfigError(f"api_keys: {where} is not a Redis URL: {error}") from error
+        raise ConfigError(f"api_keys: {error}") from error
 
 
 class FileKeys:

@@ -53,7 +53,9 @@ def find_shards(folder: Path) -> list[Path]:
         return shards
     if any(path for pattern in _PICKLED for path in folder.glob(pattern)):
         raise ModelError(f"{folder} has pickled weights only; convert them to safetensors")
-    raise ModelError(f"{folder} has no *.safetensors files; download the model's weights")
+    raise ModelError(
+        f"{folder} has no *.safetensors files, and no others are loaded; download the model's weights"
+    )
 
 
 def _indexed_shards(index: Path) -> list[Path]:

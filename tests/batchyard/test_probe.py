@@ -1,5 +1,6 @@
 """The probe against real servers: serving, not serving yet, absent; gRPC and HTTP."""
 
+import asyncio
 import contextlib
 import http.server
 import socket
@@ -10,6 +11,8 @@ import pytest
 
 from batchyard.probe import grpc_problem, http_problem, main
 from batchyard.rpc import RpcServer
+from batchyard.settings import variable_of
+from tests.certificates import Authority, internal
 
 
 @contextlib.contextmanager
@@ -74,6 +77,37 @@ def test_no_answer_is_one_line(nobody, capsys):
         main([f"http://{nobody}/"])
     assert ended.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+async def test_grpc_is_asked_over_tls_where_that_is_configured(monkeypatch, tmp_path):
+    files = Authority(tmp_path).issue("us", "worker-7")  # which is not the address that is asked
+    for name, value in internal(files).items():
+        monkeypatch.setenv(variable_of(name), value)
+    server = RpcServer("127.0.0.1:0", tls=files)
+    await server.start()
+    await server.set_serving(True)
+    with pytest.raises(SystemExit) as ended:
+        await asyncio.to_thread(main, [server.address])
+    assert ended.value.code == 0
+    await server.stop(grace=0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "says"),
+    [
+        (["https://127.0.0.1:1/ready"], {}, "ssl_certfile and ssl_keyfile are not set here"),
+        (["127.0.0.1:1"], {"BATCHYARD_INTERNAL_SSL_CERTFILE": "c"}, "go together"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(argv, env, says, monkeypatch, capsys):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 1
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("argv", [[], ["a:1", "b:2"]])

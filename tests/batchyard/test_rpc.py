@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -25,7 +26,7 @@ class Inference(InferenceServicer):
 
 
 @contextlib.asynccontextmanager
-async def served(address: str, name: str = "m", **options: bool) -> AsyncIterator[RpcServer]:
+async def served(address: str, name: str = "m", **options: Any) -> AsyncIterator[RpcServer]:
     server = RpcServer(address, **options)
     server.add(add_InferenceServicer_to_server, Inference(name), SERVICE)
     await server.start()

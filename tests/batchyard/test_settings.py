@@ -17,6 +17,8 @@ from batchyard.errors import ConfigError
 from batchyard.flags import kind_of
 from batchyard.settings import load, to_env, variable_of
 
+INTERNAL_TLS = {"internal_ssl_certfile", "internal_ssl_keyfile", "internal_ssl_ca_certs"}
+API_TLS = {"ssl_certfile", "ssl_keyfile"}
 ALL = [WorkerSettings, SchedulerSettings, GatewaySettings, ServeSettings]
 
 
@@ -185,7 +187,7 @@ def test_help_has_one_line_for_each_setting(cls, capsys):
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     wired = {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address"}
-    wired |= {"share_port", "gateway_count"}
+    wired |= {"share_port", "gateway_count", *INTERNAL_TLS, "internal_ssl_name"}
     for name, field in cls.model_fields.items():
         if cls is ServeSettings and name in wired:
             continue
@@ -213,7 +215,19 @@ def values(cls: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     chosen = {name: of(kind_of(field)) for name, field in cls.model_fields.items()}
     if "max_num_batched_tokens" in chosen:
         chosen["max_num_batched_tokens"] = st.integers(256, 65536)  # it has to cover max_num_seqs
-    return st.fixed_dictionaries({}, optional=chosen)
+    if "redis" in chosen:
+        chosen["redis"] = st.sampled_from(
+            ["redis://host", "rediss://user:p%2Fw@host:1/2", "unix:///sock?db=1"]
+        )
+    return st.fixed_dictionaries({}, optional=chosen).map(whole)
+
+
+def whole(chosen: dict[str, Any]) -> dict[str, Any]:
+    """`chosen` without files that go together and are not all there."""
+    for prefix, files in (("internal_ssl_", INTERNAL_TLS), ("ssl_", API_TLS)):
+        if not files <= chosen.keys():
+            chosen = {name: value for name, value in chosen.items() if not name.startswith(prefix)}
+    return chosen
 
 
 @pytest.mark.parametrize("cls", [*ALL, ModelSettings])

@@ -1,13 +1,16 @@
 """The compose files say what the processes understand: settings, ports and addresses that fit together."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 from batchyard.cli import COMMANDS
+from batchyard.errors import ConfigError
 from batchyard.settings import load
+from batchyard.tls import api_tls, internal_tls
 
 ROOT = Path(__file__).parents[2]
 OURS = ("gateway", "scheduler", "worker")
@@ -80,6 +83,31 @@ def test_health_checks_ask_where_the_process_listens(service):
         "worker": lambda: settings.listen.replace("0.0.0.0", "127.0.0.1"),
     }
     assert address == listening[service]()
+
+
+TLS_FILES = ("docker-compose.yml", "deploy/docker-compose.tls.yml")
+
+
+@pytest.mark.parametrize("service", OURS)
+def test_with_tls_each_process_has_the_certificates_that_the_documentation_makes(service, tmp_path):
+    settings = settings_of(service, *TLS_FILES)
+    assert read(TLS_FILES[1])["services"][service]["volumes"] == ["${CERTS:-./certs}:/certs:ro"]
+    commands = re.search(r"^```sh\n(.*?)^```", (ROOT / "docs/security.md").read_text(), re.M | re.S)[1]
+    subprocess.run(["bash", "-e"], input=commands, text=True, cwd=tmp_path, capture_output=True, check=True)
+    made = {
+        name: str(value).replace("/certs", str(tmp_path / "certs"))
+        for name, value in settings
+        if "ssl" in name and value
+    }
+    settings = settings.model_copy(update=made)
+    member = internal_tls(settings)
+    assert member.names() == ["batchyard.internal"] == [member.peer_name]
+    if service == "gateway":
+        assert set(api_tls(settings).names()) == {"localhost", "127.0.0.1"}
+        with pytest.raises(ConfigError, match="unsuitable certificate purpose"):  # to be a member, say
+            api_tls(settings.model_copy(update={"ssl_ca_certs": str(tmp_path / "certs/ca.pem")}))
+        check = read(TLS_FILES[1])["services"][service]["healthcheck"]["test"][-1]
+        assert check == f"https://127.0.0.1:{settings.port}/ready"
 
 
 def test_only_this_machine_reaches_the_ports_that_are_published():

@@ -1,4 +1,7 @@
+import grpc.aio
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
 
 from tests.end_to_end.stack import Stack
 
@@ -8,3 +11,29 @@ def server(tmp_path_factory):
     """The demo model behind REST and gRPC, for the whole session."""
     with Stack(tmp_path_factory.mktemp("server")) as stack:
         yield stack
+
+
+class Collector(otlp_grpc.TraceServiceServicer):
+    """Keeps (service, span) of all that is exported."""
+
+    def __init__(self):
+        self.spans = []
+
+    async def Export(self, request, context):
+        for resource in request.resource_spans:
+            (service,) = (
+                a.value.string_value for a in resource.resource.attributes if a.key == "service.name"
+            )
+            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+        return otlp.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+async def collector():
+    collector = Collector()
+    server = grpc.aio.server()
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield collector, f"http://127.0.0.1:{port}"
+    await server.stop(0)

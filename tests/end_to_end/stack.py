@@ -24,13 +24,28 @@ def free_port() -> int:
 
 
 class Stack:
-    """Three processes that talk over Unix sockets in `folder`."""
+    """Three processes that talk over Unix sockets in `folder`, or over TCP with `tcp`.
 
-    def __init__(self, folder: Path, model="demo", worker=(), scheduler=(), gateway=()) -> None:
-        self.base_url = f"http://127.0.0.1:{free_port()}"
+    With `context` REST is asked over TLS; `env` are more variables for all of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model="demo",
+        worker=(),
+        scheduler=(),
+        gateway=(),
+        env=None,
+        context=None,
+        tcp=False,
+    ) -> None:
+        self.base_url = f"{'https' if context else 'http'}://127.0.0.1:{free_port()}"
+        self._context = context
+        self._env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         self.grpc_address = f"127.0.0.1:{free_port()}"
-        self.worker_address = f"unix:{folder}/worker.sock"
-        self.scheduler_address = f"unix:{folder}/scheduler.sock"
+        self.worker_address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/worker.sock"
+        self.scheduler_address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/scheduler.sock"
         self._log = folder / "log.txt"
         self._commands = {
             "worker": ["--model", model, "--listen", self.worker_address, "--device", "cpu", *worker],
@@ -62,7 +77,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=self._env,
             )
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
@@ -76,7 +91,8 @@ class Stack:
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
             if dead:
                 break
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.base_url}/ready", timeout=5):
+            url = f"{self.base_url}/ready"
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5, context=self._context):
                 return
             time.sleep(0.05)
         raise AssertionError(f"not ready; the log says:\n{self._log.read_text()[-4000:]}")

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from batchyard.demo import MODEL_DIR
+from batchyard.settings import variable_of
+from tests.certificates import YESTERDAY, Authority, internal
 from tests.end_to_end.stack import free_port
 
 
@@ -59,6 +61,27 @@ def test_truncated_weights(command, model):
     os.truncate(weights, weights.stat().st_size // 2)
     run = batchyard(command, "--model", str(model), *ports_for(command))
     assert "model.safetensors" in one_line(run)
+
+
+def test_weights_that_are_pickled(model):
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    run = batchyard("worker", "--model", str(model))
+    assert "pickled weights only; convert them to safetensors" in one_line(run)
+
+
+def test_certificates_between_processes(tmp_path):
+    settings = internal(Authority(tmp_path).issue(ends=YESTERDAY))
+    run = batchyard("scheduler", **{variable_of(name): path for name, path in settings.items()})
+    assert "internal_ssl_certfile: " in one_line(run)
+    assert "certificate has expired" in one_line(run)
+
+
+def test_certificates_of_the_apis(tmp_path):
+    files = Authority(tmp_path).issue()
+    files.keyfile.write_text("not a key")
+    flags = ["--ssl-certfile", str(files.certfile), "--ssl-keyfile", str(files.keyfile)]
+    run = batchyard("serve", *flags, *ports_for("serve"))
+    assert f"ssl_keyfile: {files.keyfile} holds no private key in PEM form" in one_line(run)
 
 
 def test_an_architecture_we_do_not_know(model):

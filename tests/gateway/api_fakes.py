@@ -10,6 +10,7 @@ import httpx
 from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
 
+from batchyard.tls import TlsFiles
 from gateway.app import create_app
 from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
@@ -168,9 +169,11 @@ async def in_process(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def on_a_port(app: FastAPI, grace_s: float = 5.0) -> AsyncIterator[str]:
+async def on_a_port(
+    app: FastAPI, grace_s: float = 5.0, timeout_s: float = 60.0, tls: TlsFiles | None = None
+) -> AsyncIterator[str]:
     """The URL of `app`, served by a real uvicorn."""
-    server = HttpServer(app, bind("127.0.0.1", 0, share_port=False), grace_s)
+    server = HttpServer(app, bind("127.0.0.1", 0, share_port=False), grace_s, timeout_s, tls)
     server.start()
     try:
         yield server.url

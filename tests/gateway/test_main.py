@@ -173,7 +173,12 @@ async def test_keys_and_limits_over_redis(settings, scheduler, redis_server, tmp
     [
         ({"api_keys": "/none/keys.json"}, "cannot read /none/keys.json"),
         ({"api_keys": "redis://host:port"}, "not a Redis URL"),
-        ({"redis": "host:6379"}, "not a Redis URL"),
+        ({"redis": "redis://host?db=one"}, "Invalid value for 'db'"),
+        ({"ssl_certfile": "/none.pem", "ssl_keyfile": "/none"}, r"^ssl_certfile: cannot read /none\.pem"),
+        (
+            {f"internal_ssl_{name}": f"/{name}.pem" for name in ("certfile", "keyfile", "ca_certs")},
+            r"^internal_ssl_certfile: cannot read /certfile\.pem",
+        ),
     ],
 )
 async def test_settings_that_cannot_be(settings, changes, said):

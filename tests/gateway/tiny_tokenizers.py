@@ -108,8 +108,12 @@ def _begins_with(begin: str, backend: Backend) -> processors.TemplateProcessing:
 
 @functools.cache
 def byte_level() -> Tokenizer:
+    return byte_level_with(CHAT_TEMPLATE)
+
+
+def byte_level_with(chat_template: str) -> Tokenizer:
     with tempfile.TemporaryDirectory() as folder:
-        write_folder(Path(folder), byte_level_backend(), BEGIN, END, chat_template=CHAT_TEMPLATE)
+        write_folder(Path(folder), byte_level_backend(), BEGIN, END, chat_template=chat_template)
         return Tokenizer.load(Path(folder))
 
 

@@ -90,5 +90,8 @@ async def test_what_the_user_can_mend_is_raised(settings, tmp_path):
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(ConfigError, match="--max-model-len"):
             await main.run(settings.model_copy(update={"max_model_len": 9999}))
+        tls = {f"internal_ssl_{name}": f"/{name}.pem" for name in ("certfile", "keyfile", "ca_certs")}
+        with pytest.raises(ConfigError, match=r"^internal_ssl_certfile: cannot read /certfile\.pem"):
+            await main.run(settings.model_copy(update=tls))
         with pytest.raises(AddressInUse):
             await main.run(settings.model_copy(update={"listen": f"unix:{tmp_path}/no/such/folder.sock"}))
