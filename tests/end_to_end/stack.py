@@ -24,23 +24,20 @@ def free_port() -> int:
 
 
 class Stack:
-    """Three processes that talk over Unix sockets in `folder`."""
+    """Gateway, scheduler, and `workers` that register with it, over Unix sockets in `folder`.
 
-    def __init__(self, folder: Path, model="demo", worker=(), scheduler=(), gateway=()) -> None:
+    The workers are called `worker`, `worker-1`, `worker-2` and so on.
+    """
+
+    def __init__(self, folder: Path, model="demo", worker=(), scheduler=(), gateway=(), workers=1) -> None:
         self.base_url = f"http://127.0.0.1:{free_port()}"
         self.grpc_address = f"127.0.0.1:{free_port()}"
-        self.worker_address = f"unix:{folder}/worker.sock"
+        self.workers = ["worker", *(f"worker-{n}" for n in range(1, workers))]
         self.scheduler_address = f"unix:{folder}/scheduler.sock"
         self._log = folder / "log.txt"
         self._commands = {
-            "worker": ["--model", model, "--listen", self.worker_address, "--device", "cpu", *worker],
-            "scheduler": [
-                "--scheduler-listen",
-                self.scheduler_address,
-                "--worker-addresses",
-                self.worker_address,
-                *scheduler,
-            ],
+            **{name: self._worker(folder, model, name, worker) for name in self.workers},
+            "scheduler": ["--scheduler-listen", self.scheduler_address, *scheduler],
             "gateway": [
                 "--model",
                 model,
@@ -55,10 +52,14 @@ class Stack:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    def _worker(self, folder: Path, model: str, name: str, more) -> list[str]:
+        address = ["--listen", f"unix:{folder}/{name}.sock", "--scheduler-address", self.scheduler_address]
+        return ["--model", model, "--worker-id", name, *address, "--device", "cpu", *more]
+
     def start(self, name: str) -> None:
         with self._log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "batchyard.cli", name, *self._commands[name]],
+                [sys.executable, "-m", "batchyard.cli", name.partition("-")[0], *self._commands[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -108,10 +109,12 @@ class Stack:
         async with asyncio.timeout(seconds):
             while True:
                 state = await self.describe()
-                (worker,) = state.workers
-                if not (state.running or state.waiting or worker.rows or worker.steps_in_flight):
+                busy = any(worker.rows or worker.steps_in_flight for worker in state.workers)
+                if not (state.running or state.waiting or busy):
                     break
                 await asyncio.sleep(0.01)
-        assert worker.held_blocks == 0
-        assert worker.free_blocks + worker.held_blocks + worker.cached_blocks == worker.num_blocks
+        for worker in state.workers:
+            assert worker.held_blocks == 0
+            if worker.connected:
+                assert worker.free_blocks + worker.cached_blocks == worker.num_blocks
         return state
