@@ -162,7 +162,8 @@ class Scheduler:
     def _take_back(self, requests: list[Request]) -> None:
         for request in requests:
             request.lane = None
-            request.queued_at_ns = time.time_ns()
+            if request.started:  # else it has waited all the time
+                request.queued_at_ns = time.time_ns()
             self.waiting.push(request)
 
     # The loop
