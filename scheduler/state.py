@@ -27,7 +27,7 @@ def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Descripti
 
 def makes_progress(lane: Lane) -> bool:
     """Whether a token could come from this worker soon, were a request to come now."""
-    return lane.takes_requests and lane.overdue < STALLED_SECONDS
+    return lane.takes_requests and lane.overdue <= STALLED_SECONDS
 
 
 def _waiting(lane: Lane) -> int:

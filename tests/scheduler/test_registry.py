@@ -60,7 +60,7 @@ async def test_a_worker_that_registers_gets_work_at_once():
         await here.until_connected("a:1")
         client = await in_the_middle(here.scheduler)
         here.register("b:1")
-        await until(lambda: here.transports["b:1"].simulated.rows)
+        await until(lambda: here.transports["b:1"].simulated.rows, seconds=1)
         await all_exact(client)
 
 
