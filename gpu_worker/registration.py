@@ -14,7 +14,8 @@ from protos.step_pb2 import WorkerDescription
 
 log = structlog.get_logger()
 
-_RETRY_S = 0.25  # before a stream that ended is opened again
+_RETRY_S = 0.25  # before a stream that ended is opened again,
+_REFUSED_S = 2.0  # and one that was refused
 _BEATS_PER_LEASE = 3
 _WILDCARDS = ("0.0.0.0", "[::]")
 
@@ -37,15 +38,17 @@ class Registrar:
         async with connect(scheduler) as channel:
             stub = SchedulerStub(channel)
             while True:
+                pause = _RETRY_S
                 try:
                     await _Lease(scheduler, self.registration).hold(stub.Register(wait_for_ready=True))
                 except grpc.aio.AioRpcError as error:
                     refused = error.code() == grpc.StatusCode.FAILED_PRECONDITION
+                    pause = _REFUSED_S if refused else pause
                     say = log.error if refused else log.info
                     say("not_registered", scheduler=scheduler, reason=error.details())
                 except TimeoutError:
                     log.warning("not_registered", scheduler=scheduler, reason="it does not answer beats")
-                await asyncio.sleep(_RETRY_S)
+                await asyncio.sleep(pause)
 
 
 class _Lease:

@@ -30,7 +30,7 @@ _LOOK_AGAIN_S = 0.5  # at a worker whose lease is over while requests run there
 class _Lease:
     lane: Lane
     added: bool  # by us: else the lane was there, and stays
-    epoch: int
+    worker: WorkerDescription
     timer: asyncio.TimerHandle
 
 
@@ -53,11 +53,10 @@ class Registry:
             known = self._lane(address)
             lane = known or self._fleet.add(self._connect(address))
             timer = self._timer(address, self.lease_s)
-            self._leases[address] = _Lease(lane, known is None, worker.epoch, timer)
+            self._leases[address] = _Lease(lane, known is None, worker, timer)
             log.info("worker_registered", address=address, worker=worker.worker_id)
-        elif lease.epoch != worker.epoch:
-            log.info("worker_registered_again", address=address, worker=worker.worker_id)
-            lease.epoch = worker.epoch
+        else:
+            lease.worker = worker
         self.renew(address)
         # If its lane waits to try again, then no longer.
         self._leases[address].lane.hurry()
@@ -70,9 +69,11 @@ class Registry:
         return lease is not None
 
     def _check(self, address: str, worker: WorkerDescription) -> None:
-        for lane in self._fleet.lanes:
-            other = lane.worker
-            if other and lane.connected and lane.address != address and other.model != worker.model:
+        here = {lane.address: lane.worker for lane in self._fleet.lanes if lane.connected and lane.worker}
+        here |= {at: lease.worker for at, lease in self._leases.items()}
+        here.pop(address, None)
+        for other in here.values():
+            if other.model != worker.model:
                 raise WorkerRefused(
                     f"{worker.worker_id} has model {worker.model}, and {other.worker_id} has {other.model}: "
                     "an answer could not go on from one to the other"

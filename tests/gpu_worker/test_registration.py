@@ -93,7 +93,8 @@ async def test_registers_with_every_scheduler_also_with_one_that_comes_back(tmp_
 
 @pytest.mark.parametrize("fault", ["ends", "silent", "refuses"])
 async def test_registers_again_whatever_happens(tmp_path, registering, monkeypatch, fault):
-    monkeypatch.setattr("gpu_worker.registration._RETRY_S", 0.01)
+    for pause in ("_RETRY_S", "_REFUSED_S"):
+        monkeypatch.setattr(f"gpu_worker.registration.{pause}", 0.01)
     scheduler = Scheduler()
     scheduler.is_silent = fault == "silent"
     scheduler.refuses = fault == "refuses"

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from batchyard.errors import UnknownWorker
-from protos.scheduling_pb2 import REFUSAL_REASON_UNAVAILABLE
+from protos.packing import pack_i32
+from protos.scheduling_pb2 import REFUSAL_REASON_UNAVAILABLE, WarmPrompt
 from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker, answer
 from tests.scheduler.test_core import check_idle, running, settled
@@ -148,6 +149,26 @@ async def test_a_worker_that_comes_gets_work_and_one_that_is_removed_gives_it_ba
         assert newcomer.closed
         await settled(scheduler)
         check_idle(scheduler)
+
+
+async def test_a_warm_prompt_stays_with_its_worker_when_others_come():
+    async with running(SimulatedWorker(worker_id="a", max_rows=1)) as (scheduler, transports):
+        client = Client(scheduler)
+        client.submit(1, [1], 200)
+        client.submit(2, [2], 5)
+        await client.until(lambda: client.tokens[1])
+        transports[0].stream.hold()
+        scheduler.warm([WarmPrompt(tokens=pack_i32([7] * 9))])
+        lane = scheduler.lanes[0]
+        await until(lambda: len(lane.waiting) == 2)
+        newcomer = SimulatedTransport(SimulatedWorker(worker_id="b"), "b:1")
+        scheduler.fleet.add(newcomer)
+        await until(lambda: not scheduler.describe().warming)  # the newcomer has it
+        await client.until(lambda: 2 in client.finished)  # there
+        assert len(lane.waiting) == 1
+        transports[0].stream.go_on()
+        await client.all_finished()
+        assert client.tokens == {1: answer([1], 200), 2: answer([2], 5)}
 
 
 async def test_a_worker_under_two_addresses_is_used_once():
