@@ -50,7 +50,7 @@ class Registry:
         self._remove_earlier(address, worker)
         lease = self._leases.get(address)
         if lease is None:
-            known = self._lane(address)
+            known = self._lane(address, worker.epoch)
             lane = known or self._fleet.add(self._connect(address))
             timer = self._timer(address, self.lease_s)
             self._leases[address] = _Lease(lane, known is None, worker, timer)
@@ -87,8 +87,12 @@ class Registry:
                 lease.timer.cancel()
                 self._end(other, lease)
 
-    def _lane(self, address: str) -> Lane | None:
-        return next((lane for lane in self._fleet.lanes if lane.address == address), None)
+    def _lane(self, address: str, epoch: int) -> Lane | None:
+        """To that address, or by another one to that process."""
+        lanes = self._fleet.lanes
+        at = [lane for lane in lanes if lane.address == address]
+        to = [lane for lane in lanes if lane.connected and lane.worker and lane.worker.epoch == epoch]
+        return next(iter(at + to), None)
 
     def _timer(self, address: str, seconds: float) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(seconds, self._lapse, address)

@@ -106,6 +106,15 @@ async def test_a_worker_that_is_known_by_its_address_already_stays_without_a_lea
         assert here.names == ["a"]
 
 
+async def test_a_worker_that_is_connected_by_another_address_is_not_used_twice():
+    async with place() as here:
+        worker = here.worker("a:1")
+        here.scheduler.fleet.add(here.transports["a:1"])
+        await here.until_connected("a:1")
+        here.registry.register("10.0.0.1:1", worker.worker)
+        assert [lane.address for lane in here.scheduler.lanes] == ["a:1"]
+
+
 async def test_a_process_that_follows_another_at_its_address_is_connected_without_delay(monkeypatch):
     monkeypatch.setattr("scheduler.lane._RETRY_WAITS", (3600.0,))
     async with place() as here:
