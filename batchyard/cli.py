@@ -36,7 +36,11 @@ COMMANDS = {
     "worker": Command("gpu_worker.main", WorkerSettings),
 }
 
-_KEYS = "keys"
+# Not processes: they have actions and names where the others have settings. Module of `main(argv)`, and help.
+TOOLS = {
+    "keys": ("gateway.keys.command", "API keys: add, list, revoke (see batchyard keys --help)."),
+    "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -59,14 +63,15 @@ def _run(argv: list[str]) -> int:
     if name == "--version":
         print(f"batchyard {metadata.version('batchyard')}")
         return 0
-    if name == _KEYS:
-        # Not a process: it has actions and names where the others have settings.
-        import_module("gateway.keys.command").main(rest)
+    if name in TOOLS:
+        import_module(TOOLS[name][0]).main(rest)
         return 0
     if name not in COMMANDS:
         from batchyard.flags import hint
 
-        raise ConfigError(f"{name!r} is not a command{hint(name, [*COMMANDS, _KEYS])} (see batchyard --help)")
+        raise ConfigError(
+            f"{name!r} is not a command{hint(name, [*COMMANDS, *TOOLS])} (see batchyard --help)"
+        )
     return _run_command(name, rest)
 
 
@@ -82,7 +87,7 @@ def _run_command(name: str, argv: list[str]) -> int:
 
     from batchyard.logging import setup_logging
 
-    process = settings.worker_id if type(settings) is WorkerSettings else name
+    process = settings.name if type(settings) is WorkerSettings else name
     setup_logging(process, settings.log_level, settings.log_format)
     try:
         return uvloop.run(COMMANDS[name].run(settings)) or 0
@@ -102,7 +107,7 @@ def _user_error(error: BaseException) -> UserError | None:
 
 def _help() -> str:
     lines = [f"  {name:<10} {command.settings.__doc__}" for name, command in COMMANDS.items()]
-    lines.append(f"  {_KEYS:<10} API keys: add, list, revoke (see batchyard {_KEYS} --help).")
+    lines += [f"  {name:<10} {text}" for name, (_, text) in TOOLS.items()]
     return "\n".join(
         [
             "usage: batchyard COMMAND [--setting value ...]",

@@ -9,6 +9,7 @@
 Names and meanings follow vLLM's flags where it has them.
 """
 
+import socket
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -71,7 +72,21 @@ class WorkerSettings(ModelSettings):
     """One process that owns one device."""
 
     listen: str = Field("127.0.0.1:50052", description="gRPC address to serve: host:port or unix:/path")
-    worker_id: str = Field("worker-0", description="name of this worker in logs, traces and metrics")
+    worker_id: str | None = Field(
+        None,
+        description="name of this worker in logs, traces and metrics; default: the machine's, and the port",
+    )
+    scheduler_address: tuple[str, ...] = Field(
+        ("127.0.0.1:50051",),
+        description="gRPC addresses of the schedulers to register with, separated by commas",
+    )
+    advertise_address: str | None = Field(
+        None,
+        description="where schedulers reach this worker; default: --listen, for 0.0.0.0 the host they see",
+    )
+    weight: float = Field(
+        1.0, gt=0, description="how fast this worker is beside the others: one of 2 gets twice the work"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="weights and cache; auto: the checkpoint's on CUDA, float32 on the CPU"
@@ -98,6 +113,11 @@ class WorkerSettings(ModelSettings):
     )
     cpu_kv_cache_gb: float = Field(1.0, gt=0, description="GiB of KV cache where the device is the CPU")
 
+    @property
+    def name(self) -> str:
+        """Of this worker: its id, or what should be nobody else's."""
+        return self.worker_id or f"{socket.gethostname()}:{self.listen.rpartition(':')[2]}"
+
     @model_validator(mode="after")
     def _budget_covers_rows(self) -> "WorkerSettings":
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -121,7 +141,8 @@ class SchedulerSettings(RedisSettings):
 
     scheduler_listen: str = Field("127.0.0.1:50051", description="gRPC address to serve gateways on")
     worker_addresses: tuple[str, ...] = Field(
-        ("127.0.0.1:50052",), description="gRPC addresses of the workers, separated by commas"
+        (),
+        description="gRPC addresses of workers that do not register themselves, separated by commas",
     )
     steps_in_flight: int = Field(2, ge=1, le=16, description="steps sent ahead, at least; 1 is synchronous")
     step_timeout: float = Field(
@@ -170,7 +191,10 @@ class GatewaySettings(ModelSettings, RedisSettings):
     client_timeout: float = Field(
         60.0, gt=0, description="seconds in which a client must send its request, and read on"
     )
-    scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
+    scheduler_address: tuple[str, ...] = Field(
+        ("127.0.0.1:50051",),
+        description="gRPC addresses of the scheduler and its standbys, separated by commas",
+    )
     warm_prompts: str | None = Field(
         None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
     )

@@ -5,11 +5,13 @@ BatchyardError
 │   ├── ConfigError            a setting is unknown or bad; the message names it
 │   ├── ModelError             a model folder is missing, truncated or of an unsupported kind
 │   ├── InvalidRequest         a request that can never be served as asked (HTTP 400)
-│   └── AddressInUse           a port or socket is taken
+│   ├── AddressInUse           a port or socket is taken
+│   └── UnknownWorker          no worker has that name, or several have it
 ├── Overloaded                 there is no room now: the client has its share already (HTTP 429)
 │   └── ServerFull             others have the room (HTTP 503)
 └── InternalError              we, or the machine, failed
     ├── WorkerLost             a worker's stream broke or its deadline passed
+    ├── WorkerRefused          a worker that registers does not fit those that are here
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
     └── ProtocolError          a peer said something the protocol does not allow
 """
@@ -43,6 +45,10 @@ class AddressInUse(UserError):
     """A port or a socket is taken by another process."""
 
 
+class UnknownWorker(UserError):
+    """No worker has that name, or several have it. The message says which workers there are."""
+
+
 class Overloaded(BatchyardError):
     """There is no room now. `retry_after_s` says in how many seconds there should be, where that is known."""
 
@@ -61,6 +67,10 @@ class InternalError(BatchyardError):
 
 class WorkerLost(InternalError):
     """A worker's stream broke, or it missed the deadline of a step."""
+
+
+class WorkerRefused(InternalError):
+    """A worker that registers cannot be used beside those that are here."""
 
 
 class SchedulerLost(InternalError):

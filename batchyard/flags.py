@@ -18,6 +18,8 @@ _WIRED_BY_SERVE = frozenset(
     {
         "listen",
         "worker_id",
+        "advertise_address",
+        "weight",
         "worker_addresses",
         "scheduler_listen",
         "scheduler_address",
@@ -122,7 +124,7 @@ def _help(name: str, field: FieldInfo) -> str:
     text = field.description or ""
     if kind_of(field) is bool:
         text += f" (default: {'yes' if field.default else 'no'}; or --no-{name.replace('_', '-')})"
-    elif field.default is not None:
+    elif field.default not in (None, ()):
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         text += f" (default: {default})"
     return text.replace("%", "%%")

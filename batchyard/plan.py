@@ -74,6 +74,7 @@ def _worker(
         WorkerSettings,
         worker_id=name,
         listen=_socket(run_dir, name),
+        scheduler_address=(_socket(run_dir, "scheduler"),),
         metrics_port=settings.metrics_port and settings.metrics_port + 1 + number,
     )
     env = _environment(environ, mine) | _share(settings, number, machine, environ)
@@ -98,7 +99,7 @@ def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mappi
         GatewaySettings,
         share_port=several,
         gateway_count=settings.gateways,
-        scheduler_address=_socket(run_dir, "scheduler"),
+        scheduler_address=(_socket(run_dir, "scheduler"),),
     )
     env = _environment(environ, mine)
     if several:

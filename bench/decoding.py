@@ -10,8 +10,9 @@ from opentelemetry.trace import NoOpTracer
 from protos.packing import pack_i32, unpack_i32
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import SchedulerMessage, Submit
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import Lane, LaneOptions
+from scheduler.lane import Lane
 from scheduler.session import Session
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport

@@ -44,7 +44,8 @@ class Fleet:
         self._commands: dict[str, list[str]] = {"redis": self._redis()}
         for name in (f"worker-{n}" for n in range(workers)):
             flags = ["--listen", f"unix:{folder}/{name}.sock", "--worker-id", name, "--device", "cpu"]
-            self._commands[name] = self._ours("worker", *flags, "--num-gpu-blocks", str(blocks))
+            flags += ["--scheduler-address", self.scheduler_address, "--num-gpu-blocks", str(blocks)]
+            self._commands[name] = self._ours("worker", *flags)
         addresses = ",".join(f"unix:{folder}/worker-{n}.sock" for n in range(workers))
         flags = ["--scheduler-listen", self.scheduler_address, "--worker-addresses", addresses]
         self._commands["scheduler"] = self._ours("scheduler", *flags)

@@ -67,7 +67,10 @@ async def measure(options: Options, settings: WorkerSettings) -> Rates:
     rates: Rates = {}
     with tempfile.TemporaryDirectory(prefix="hop-", dir="/tmp") as folder:
         near, far = f"unix:{folder}/near.sock", f"unix:{folder}/far.sock"
-        with _worker(settings.model_copy(update={"listen": near})), _proxy(far, near, options.delay_ms):
+        # Nobody's, or a scheduler that happens to run here would step it too.
+        nobody = (f"unix:{folder}/scheduler.sock",)
+        ours = settings.model_copy(update={"listen": near, "scheduler_address": nobody})
+        with _worker(ours), _proxy(far, near, options.delay_ms):
             await _serving(near)
             await _serving(far)
             await _measure({SOCKET: GrpcTransport(near), DELAYED: GrpcTransport(far)}, options, rates)

@@ -25,8 +25,9 @@ from bench.simulation.virtual_time import run
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
 from prefix_cache import hashing
 from protos.sampling_pb2 import Sampling
+from scheduler.connection import LaneOptions
 from scheduler.core import HASHED_AT_ONCE, Scheduler
-from scheduler.lane import Lane, LaneOptions
+from scheduler.lane import Lane
 from scheduler.placement import LeastCost
 from scheduler.request import Request, Tokens
 from scheduler.tracing import RequestSpans

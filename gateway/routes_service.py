@@ -40,7 +40,7 @@ def probes_router(service: Service, metrics: Metrics) -> APIRouter:
 
     @router.get("/ready", **documented(State, errors=(503,), secured=False))
     async def ready() -> Response:
-        """200 when a worker has stepped lately or is idle; else 503 with the reason."""
+        """200 when tokens can flow now: a worker takes requests and answers its steps; else 503 with why."""
         reason = await service.why_not_ready()
         if reason is None:
             return JSONResponse({"status": "ready"})

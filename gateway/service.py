@@ -96,12 +96,14 @@ class Service:
             return str(error)
         if description.ready:
             return None
-        connected = [worker for worker in description.workers if worker.connected]
-        if not connected:
-            return "No worker is connected to the scheduler."
+        takers = [worker for worker in description.workers if worker.connected and not worker.draining]
+        if not takers:
+            drained = ", ".join(worker.worker_id for worker in description.workers if worker.draining)
+            told = f" Drained: {drained}." if drained else ""
+            return f"No worker is connected to the scheduler.{told}"
         if description.warming:
             return f"Warming up: {description.warming} common prompts are still to be prefilled."
-        stalled = [worker for worker in connected if worker.seconds_since_step > _STALLED_S]
+        stalled = [worker for worker in takers if worker.seconds_since_step > _STALLED_S]
         if not stalled:
             return "The scheduler is not ready."
         waits = ", ".join(f"{w.worker_id} for {w.seconds_since_step:.0f} s" for w in stalled)

@@ -7,6 +7,7 @@ event loop ──submit──▶ step thread ──launched──▶ result thre
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,9 @@ class StepEngine:
         self._mover = mover
         self._result_thread = single_thread("results")
         self._stream: StepStream | None = None
+        self._released = asyncio.Event()
+        self.leaving = False
+        """No scheduler should take the worker over any more."""
 
     async def open(self) -> StepStream:
         """A stream that takes the worker over: the one before has ended, and all rows are free."""
@@ -110,7 +114,31 @@ class StepEngine:
         """Frees all rows, unless `stream` no longer has the worker."""
         if self._stream is stream:
             self._stream = None
+            self._released.set()
             self._step_thread.submit(self._reset)
+
+    async def leave(self, seconds: float) -> None:
+        """Has the scheduler take its requests elsewhere. Returns when it has ended its stream, or is late."""
+        self.leaving = True
+        if self._stream is None:
+            return
+        self._released.clear()
+        self._stream.deliver(StepResult(leaving=True))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._released.wait(), seconds)
+
+    async def responds(self, seconds: float) -> bool:
+        """Whether a step that came now would begin, and those before it be answered, within `seconds`."""
+        passed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(passed.set)
+
+        self._step_thread.submit(self._result_thread.submit, tell)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(passed.wait(), seconds)
+        return passed.is_set()
 
     def end_stream(self) -> None:
         """The worker is about to end: so does the stream, once what it submitted is answered."""

@@ -18,15 +18,18 @@ from gpu_worker.engine import StepEngine
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.mover import Mover
 from gpu_worker.observers import StepObserver
+from gpu_worker.registration import Registrar, registrar_for
 from gpu_worker.startup import Started, start_runner
 from gpu_worker.threads import single_thread
 from gpu_worker.tracing import WorkerSpans
-from protos.step_pb2 import WorkerDescription
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 
 log = structlog.get_logger()
 
 _GRACE = 1.0  # seconds for streams to end
+_LEAVE = 2.0  # seconds for the scheduler to take its requests elsewhere
+_STALLED = 10.0  # seconds after which a device that does nothing is not expected to do anything soon
+_LOOK_EVERY = 1.0  # seconds between looks at it
 
 
 class _Stopped(Exception):
@@ -53,7 +56,8 @@ async def run(settings: WorkerSettings) -> None:
             mover = Mover(started.host_cache) if started.host_cache else None
             engine = StepEngine(started.runner, observers, step_thread, mover)
             worker.set_ready(engine, description, started.runner.rows)
-            await _serve(server, description, stop)
+            await _serve(server, engine, registrar_for(settings, server.address, description), stop)
+            await engine.leave(_LEAVE)
             engine.end_stream()
             await server.stop(_GRACE)
             await asyncio.to_thread(engine.shutdown)
@@ -68,10 +72,10 @@ async def run(settings: WorkerSettings) -> None:
 def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepObserver]]:
     """What watches the steps: metrics always, traces where they go somewhere."""
     metrics = WorkerMetrics(num_blocks)
-    telemetry = Telemetry("batchyard-worker", settings.worker_id, settings.otlp, settings.trace_sample)
+    telemetry = Telemetry("batchyard-worker", settings.name, settings.otlp, settings.trace_sample)
     observers: list[StepObserver] = [metrics]
     if settings.otlp:
-        observers.append(WorkerSpans(telemetry.tracer, settings.worker_id))
+        observers.append(WorkerSpans(telemetry.tracer, settings.name))
     close_metrics = metrics.serve(settings.metrics_port) if settings.metrics_port else None
     try:
         yield observers
@@ -81,11 +85,11 @@ def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepO
         telemetry.shutdown()
 
 
-async def _serve(server: RpcServer, description: WorkerDescription, stop: "_StopSignal") -> None:
+async def _serve(server: RpcServer, engine: StepEngine, registrar: Registrar, stop: "_StopSignal") -> None:
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
-    await server.set_serving(True)
+    description = registrar.registration.worker
     log.info(
         "worker_ready",
         address=server.address,
@@ -95,8 +99,23 @@ async def _serve(server: RpcServer, description: WorkerDescription, stop: "_Stop
         host_blocks=description.num_host_blocks,
         max_model_len=description.max_model_len,
     )
+    tasks = [asyncio.create_task(_tell_health(server, engine)), asyncio.create_task(registrar.run())]
     await stop.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     await server.set_serving(False)
+
+
+async def _tell_health(server: RpcServer, engine: StepEngine) -> None:
+    """Has gRPC's health service say whether steps would be answered."""
+    told = False
+    while True:
+        responds = await engine.responds(_STALLED)
+        if responds != told:
+            await server.set_serving(responds)
+            told = responds
+        await asyncio.sleep(_LOOK_EVERY)
 
 
 class _StopSignal:

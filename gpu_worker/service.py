@@ -57,6 +57,8 @@ class WorkerService(WorkerServicer):
         """Executes the steps of one scheduler, until it ends the stream or another one takes over."""
         if self._engine is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is still loading")
+        if self._engine.leaving:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is leaving")
         stream = await self._engine.open()
         await context.send_initial_metadata(())  # type: ignore[misc] # the stub mixes both APIs
         feeding = asyncio.create_task(_feed(request_iterator, stream))

@@ -174,7 +174,7 @@ def _describe(settings: WorkerSettings, runner: Runner, folder: Path) -> WorkerD
     model, limits = runner.model, runner.rows.limits
     is_gpu = model.device.type == "cuda"
     return WorkerDescription(
-        worker_id=settings.worker_id,
+        worker_id=settings.name,
         epoch=secrets.randbits(64),
         model=model_fingerprint(folder, settings.load_format, settings.seed, model.dtype),
         num_blocks=limits.num_blocks,
@@ -186,4 +186,5 @@ def _describe(settings: WorkerSettings, runner: Runner, folder: Path) -> WorkerD
         vocab_size=model.config.vocab_size,
         device=torch.cuda.get_device_name(model.device) if is_gpu else "cpu",
         dtype=str(model.dtype).removeprefix("torch."),
+        weight=settings.weight,
     )

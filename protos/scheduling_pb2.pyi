@@ -14,6 +14,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import protos.sampling_pb2
+import protos.step_pb2
 import sys
 import typing
 
@@ -81,6 +82,92 @@ REFUSAL_REASON_UNAVAILABLE: RefusalReason.ValueType  # 3
 REFUSAL_REASON_OVER_SHARE: RefusalReason.ValueType  # 4
 """not now: the tenant has its share of the queue already"""
 Global___RefusalReason: typing_extensions.TypeAlias = RefusalReason
+
+@typing.final
+class Registration(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    WORKER_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """at which it serves; with no host (":50052"), at the host it calls from"""
+    @property
+    def worker(self) -> protos.step_pb2.WorkerDescription:
+        """without block_generations"""
+
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        worker: protos.step_pb2.WorkerDescription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["worker", b"worker"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "worker", b"worker"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Registration: typing_extensions.TypeAlias = Registration
+
+@typing.final
+class Registered(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEASE_MS_FIELD_NUMBER: builtins.int
+    lease_ms: builtins.int
+    """beats further apart are too late"""
+    def __init__(
+        self,
+        *,
+        lease_ms: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["lease_ms", b"lease_ms"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Registered: typing_extensions.TypeAlias = Registered
+
+@typing.final
+class DrainRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKER_FIELD_NUMBER: builtins.int
+    UNDO_FIELD_NUMBER: builtins.int
+    worker: builtins.str
+    """its id or its address"""
+    undo: builtins.bool
+    """it is to be used again"""
+    def __init__(
+        self,
+        *,
+        worker: builtins.str = ...,
+        undo: builtins.bool = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["undo", b"undo", "worker", b"worker"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___DrainRequest: typing_extensions.TypeAlias = DrainRequest
+
+@typing.final
+class DrainReply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
+    worker_id: builtins.str
+    address: builtins.str
+    moved: builtins.int
+    """requests that went elsewhere"""
+    def __init__(
+        self,
+        *,
+        worker_id: builtins.str = ...,
+        address: builtins.str = ...,
+        moved: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "moved", b"moved", "worker_id", b"worker_id"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___DrainReply: typing_extensions.TypeAlias = DrainReply
 
 @typing.final
 class WarmRequest(google.protobuf.message.Message):
@@ -415,7 +502,7 @@ class Description(google.protobuf.message.Message):
     WORKERS_FIELD_NUMBER: builtins.int
     WARMING_FIELD_NUMBER: builtins.int
     ready: builtins.bool
-    """a worker is connected, is warm, and has stepped lately or is idle"""
+    """tokens can flow now: a worker takes requests, is warm, and answers its steps"""
     max_model_len: builtins.int
     """tokens; 0 while no worker has connected"""
     vocab_size: builtins.int
@@ -458,6 +545,8 @@ class WorkerState(google.protobuf.message.Message):
     CACHED_BLOCKS_FIELD_NUMBER: builtins.int
     STEPS_FIELD_NUMBER: builtins.int
     SECONDS_SINCE_STEP_FIELD_NUMBER: builtins.int
+    DRAINING_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     address: builtins.str
     connected: builtins.bool
@@ -476,6 +565,9 @@ class WorkerState(google.protobuf.message.Message):
     steps: builtins.int
     """answered"""
     seconds_since_step: builtins.float
+    draining: builtins.bool
+    """gets no more requests: it is to be let go, or has been"""
+    weight: builtins.float
     def __init__(
         self,
         *,
@@ -492,8 +584,10 @@ class WorkerState(google.protobuf.message.Message):
         cached_blocks: builtins.int = ...,
         steps: builtins.int = ...,
         seconds_since_step: builtins.float = ...,
+        draining: builtins.bool = ...,
+        weight: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "cached_blocks", b"cached_blocks", "connected", b"connected", "device", b"device", "free_blocks", b"free_blocks", "held_blocks", b"held_blocks", "max_rows", b"max_rows", "num_blocks", b"num_blocks", "rows", b"rows", "seconds_since_step", b"seconds_since_step", "steps", b"steps", "steps_in_flight", b"steps_in_flight", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "cached_blocks", b"cached_blocks", "connected", b"connected", "device", b"device", "draining", b"draining", "free_blocks", b"free_blocks", "held_blocks", b"held_blocks", "max_rows", b"max_rows", "num_blocks", b"num_blocks", "rows", b"rows", "seconds_since_step", b"seconds_since_step", "steps", b"steps", "steps_in_flight", b"steps_in_flight", "weight", b"weight", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerState: typing_extensions.TypeAlias = WorkerState

@@ -49,6 +49,16 @@ class SchedulerStub(object):
                 request_serializer=protos_dot_scheduling__pb2.WarmRequest.SerializeToString,
                 response_deserializer=protos_dot_scheduling__pb2.WarmReply.FromString,
                 _registered_method=True)
+        self.Register = channel.stream_stream(
+                '/batchyard.internal.v1.Scheduler/Register',
+                request_serializer=protos_dot_scheduling__pb2.Registration.SerializeToString,
+                response_deserializer=protos_dot_scheduling__pb2.Registered.FromString,
+                _registered_method=True)
+        self.Drain = channel.unary_unary(
+                '/batchyard.internal.v1.Scheduler/Drain',
+                request_serializer=protos_dot_scheduling__pb2.DrainRequest.SerializeToString,
+                response_deserializer=protos_dot_scheduling__pb2.DrainReply.FromString,
+                _registered_method=True)
 
 
 class SchedulerServicer(object):
@@ -74,6 +84,23 @@ class SchedulerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Register(self, request_iterator, context):
+        """A worker that can be stepped, for as long as it can. Its first message says all, those that follow are beats,
+        and empty; each is answered. A scheduler steps it, if it is the active one, while beats come in time.
+        FAILED_PRECONDITION when it does not fit the workers that are here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Drain(self, request, context):
+        """Lets a worker go: it gets no more, and its requests go elsewhere. Answered once that is done. NOT_FOUND when
+        no worker has that name or address, FAILED_PRECONDITION when several have the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +118,16 @@ def add_SchedulerServicer_to_server(servicer, server):
                     servicer.Warm,
                     request_deserializer=protos_dot_scheduling__pb2.WarmRequest.FromString,
                     response_serializer=protos_dot_scheduling__pb2.WarmReply.SerializeToString,
+            ),
+            'Register': grpc.stream_stream_rpc_method_handler(
+                    servicer.Register,
+                    request_deserializer=protos_dot_scheduling__pb2.Registration.FromString,
+                    response_serializer=protos_dot_scheduling__pb2.Registered.SerializeToString,
+            ),
+            'Drain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Drain,
+                    request_deserializer=protos_dot_scheduling__pb2.DrainRequest.FromString,
+                    response_serializer=protos_dot_scheduling__pb2.DrainReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +211,60 @@ class Scheduler(object):
             '/batchyard.internal.v1.Scheduler/Warm',
             protos_dot_scheduling__pb2.WarmRequest.SerializeToString,
             protos_dot_scheduling__pb2.WarmReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Register(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/batchyard.internal.v1.Scheduler/Register',
+            protos_dot_scheduling__pb2.Registration.SerializeToString,
+            protos_dot_scheduling__pb2.Registered.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Drain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/batchyard.internal.v1.Scheduler/Drain',
+            protos_dot_scheduling__pb2.DrainRequest.SerializeToString,
+            protos_dot_scheduling__pb2.DrainReply.FromString,
             options,
             channel_credentials,
             insecure,

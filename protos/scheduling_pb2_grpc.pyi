@@ -35,6 +35,15 @@ class SchedulerStub:
     """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
     scheduler is not ready until a worker has them. What was noted already is not noted twice.
     """
+    Register: grpc.StreamStreamMultiCallable[protos.scheduling_pb2.Registration, protos.scheduling_pb2.Registered]
+    """A worker that can be stepped, for as long as it can. Its first message says all, those that follow are beats,
+    and empty; each is answered. A scheduler steps it, if it is the active one, while beats come in time.
+    FAILED_PRECONDITION when it does not fit the workers that are here.
+    """
+    Drain: grpc.UnaryUnaryMultiCallable[protos.scheduling_pb2.DrainRequest, protos.scheduling_pb2.DrainReply]
+    """Lets a worker go: it gets no more, and its requests go elsewhere. Answered once that is done. NOT_FOUND when
+    no worker has that name or address, FAILED_PRECONDITION when several have the name.
+    """
 
 @typing.type_check_only
 class SchedulerAsyncStub(SchedulerStub):
@@ -44,6 +53,15 @@ class SchedulerAsyncStub(SchedulerStub):
     Warm: grpc.aio.UnaryUnaryMultiCallable[protos.scheduling_pb2.WarmRequest, protos.scheduling_pb2.WarmReply]  # type: ignore[assignment]
     """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
     scheduler is not ready until a worker has them. What was noted already is not noted twice.
+    """
+    Register: grpc.aio.StreamStreamMultiCallable[protos.scheduling_pb2.Registration, protos.scheduling_pb2.Registered]  # type: ignore[assignment]
+    """A worker that can be stepped, for as long as it can. Its first message says all, those that follow are beats,
+    and empty; each is answered. A scheduler steps it, if it is the active one, while beats come in time.
+    FAILED_PRECONDITION when it does not fit the workers that are here.
+    """
+    Drain: grpc.aio.UnaryUnaryMultiCallable[protos.scheduling_pb2.DrainRequest, protos.scheduling_pb2.DrainReply]  # type: ignore[assignment]
+    """Lets a worker go: it gets no more, and its requests go elsewhere. Answered once that is done. NOT_FOUND when
+    no worker has that name or address, FAILED_PRECONDITION when several have the name.
     """
 
 class SchedulerServicer(metaclass=abc.ABCMeta):
@@ -69,6 +87,27 @@ class SchedulerServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[protos.scheduling_pb2.WarmReply, collections.abc.Awaitable[protos.scheduling_pb2.WarmReply]]:
         """Prompts to be prefilled on every worker that connects, now and later. Answered once they are noted; the
         scheduler is not ready until a worker has them. What was noted already is not noted twice.
+        """
+
+    @abc.abstractmethod
+    def Register(
+        self,
+        request_iterator: _MaybeAsyncIterator[protos.scheduling_pb2.Registration],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[protos.scheduling_pb2.Registered], collections.abc.AsyncIterator[protos.scheduling_pb2.Registered]]:
+        """A worker that can be stepped, for as long as it can. Its first message says all, those that follow are beats,
+        and empty; each is answered. A scheduler steps it, if it is the active one, while beats come in time.
+        FAILED_PRECONDITION when it does not fit the workers that are here.
+        """
+
+    @abc.abstractmethod
+    def Drain(
+        self,
+        request: protos.scheduling_pb2.DrainRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[protos.scheduling_pb2.DrainReply, collections.abc.Awaitable[protos.scheduling_pb2.DrainReply]]:
+        """Lets a worker go: it gets no more, and its requests go elsewhere. Answered once that is done. NOT_FOUND when
+        no worker has that name or address, FAILED_PRECONDITION when several have the name.
         """
 
 def add_SchedulerServicer_to_server(servicer: SchedulerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

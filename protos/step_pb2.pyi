@@ -21,7 +21,9 @@ reading what is saved. Saves are done in the order they were sent, and so are lo
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
 been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
-comes once no step of another stream can run any more: what `Describe` says after that is exact.
+comes once no step of another stream can run any more: what `Describe` says after that is exact. A worker that
+is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it has the
+answers to those that it sent.
 """
 
 import builtins
@@ -67,6 +69,7 @@ class WorkerDescription(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     BLOCK_GENERATIONS_FIELD_NUMBER: builtins.int
     NUM_HOST_BLOCKS_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     epoch: builtins.int
     """drawn at start: the same epoch means the same block contents"""
@@ -89,6 +92,8 @@ class WorkerDescription(google.protobuf.message.Message):
     """
     num_host_blocks: builtins.int
     """the host tier: 0 when there is none"""
+    weight: builtins.float
+    """how fast it is beside the others, which it may have more work than; 0 is 1"""
     def __init__(
         self,
         *,
@@ -105,8 +110,9 @@ class WorkerDescription(google.protobuf.message.Message):
         dtype: builtins.str = ...,
         block_generations: builtins.bytes = ...,
         num_host_blocks: builtins.int = ...,
+        weight: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "vocab_size", b"vocab_size", "weight", b"weight", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerDescription: typing_extensions.TypeAlias = WorkerDescription
@@ -232,8 +238,9 @@ class StepResult(google.protobuf.message.Message):
     FORWARD_US_FIELD_NUMBER: builtins.int
     SAMPLE_US_FIELD_NUMBER: builtins.int
     MOVED_FIELD_NUMBER: builtins.int
+    LEAVING_FIELD_NUMBER: builtins.int
     step: builtins.int
-    """0: this answers no step, but brings news of moves, between any two answers"""
+    """0: this answers no step, but brings news, between any two answers"""
     rows: builtins.bytes
     """i32: the rows that sampled in this step"""
     tokens: builtins.bytes
@@ -246,6 +253,8 @@ class StepResult(google.protobuf.message.Message):
     """inputs and model"""
     sample_us: builtins.int
     """sampling and the copy back"""
+    leaving: builtins.bool
+    """when step is 0: the worker will end once the scheduler has closed the stream"""
     @property
     def logprobs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___RowLogprobs]: ...
     @property
@@ -267,10 +276,11 @@ class StepResult(google.protobuf.message.Message):
         forward_us: builtins.int = ...,
         sample_us: builtins.int = ...,
         moved: Global___Moved | None = ...,
+        leaving: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["moved", b"moved"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["forward_us", b"forward_us", "logprobs", b"logprobs", "moved", b"moved", "num_tokens", b"num_tokens", "prompt_logprobs", b"prompt_logprobs", "queue_us", b"queue_us", "rows", b"rows", "sample_us", b"sample_us", "step", b"step", "tokens", b"tokens"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["forward_us", b"forward_us", "leaving", b"leaving", "logprobs", b"logprobs", "moved", b"moved", "num_tokens", b"num_tokens", "prompt_logprobs", b"prompt_logprobs", "queue_us", b"queue_us", "rows", b"rows", "sample_us", b"sample_us", "step", b"step", "tokens", b"tokens"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___StepResult: typing_extensions.TypeAlias = StepResult

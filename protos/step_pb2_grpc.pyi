@@ -21,7 +21,9 @@ reading what is saved. Saves are done in the order they were sent, and so are lo
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
 been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
-comes once no step of another stream can run any more: what `Describe` says after that is exact.
+comes once no step of another stream can run any more: what `Describe` says after that is exact. A worker that
+is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it has the
+answers to those that it sent.
 """
 
 import abc

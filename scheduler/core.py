@@ -23,9 +23,11 @@ from protos.scheduling_pb2 import (
     WarmPrompt,
 )
 from scheduler import admission
+from scheduler.connection import Connector, LaneOptions
 from scheduler.deadlines import Deadlines
 from scheduler.fairness import Tenants
-from scheduler.lane import Lane, LaneOptions
+from scheduler.fleet import Fleet
+from scheduler.lane import Lane
 from scheduler.peak import AnswerLengths
 from scheduler.placement import LeastCost, Placement
 from scheduler.preemption import Cause
@@ -67,30 +69,23 @@ class Scheduler:
         self.prompt_tokens = 0  # of requests that got a row
         self.hits = HitTokens()  # of these, found in the cache
         self.answers = AnswerLengths()
-        self.lanes = [
-            Lane(
-                transport,
-                options,
-                self.sessions,
-                self,
-                self._wake,
-                self._take_back,
-                mirror,
-                WaitingQueue(self.tenants, clock),
-                self.answers,
-                clock,
-            )
-            for transport in transports
-        ]
+        self.fleet = Fleet(self._lane_to, self._forget_lane)
         self.mirror = mirror
         self._warming = Warming(self.sessions.open(), self.tenants.house, self.cancel)
         self._spans = spans
         self._placement = placement or LeastCost()
-        self._caching = options.caching
+        self._connector = Connector(options, self.sessions, self, self.answers, mirror)
         self._clock = clock
         self._deadlines = Deadlines(clock, self._expire)
         self._arrivals = itertools.count()
         self._woken = False
+        for transport in transports:
+            self.fleet.add(transport)
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """To every worker that is known."""
+        return self.fleet.lanes
 
     @property
     def preemptions(self) -> int:
@@ -100,8 +95,7 @@ class Scheduler:
     async def run(self) -> None:
         """Serves until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for lane in self.lanes:
-                group.create_task(lane.run())
+            group.create_task(self.fleet.run())
             group.create_task(self._warming.run())
             if self.mirror:
                 group.create_task(self.mirror.run())
@@ -110,7 +104,7 @@ class Scheduler:
 
     def submit(self, session: Session, submit: Submit) -> None:
         """Takes a request, or refuses it with a reason."""
-        workers = [lane.worker for lane in self.lanes if lane.connected and lane.worker]
+        workers = self.fleet.expected()
         if not workers:
             session.refused(submit.id, REFUSAL_REASON_UNAVAILABLE, "no worker is connected")
         else:
@@ -158,10 +152,20 @@ class Scheduler:
         self.preempted_for[cause] += 1
         log.debug("preempted", request_id=request.request_id, cause=cause.value, times=request.preemptions)
 
+    def _lane_to(self, transport: Transport) -> Lane:
+        given = WaitingQueue(self.tenants, self._clock)
+        return Lane(
+            transport, self._connector, given, self._wake, self._take_back, self.fleet.is_taken, self._clock
+        )
+
+    def _forget_lane(self, lane: Lane) -> None:
+        self._warming.forget(lane)
+
     def _take_back(self, requests: list[Request]) -> None:
         for request in requests:
             request.lane = None
-            request.queued_at_ns = time.time_ns()
+            if request.started:  # else it has waited all the time
+                request.queued_at_ns = time.time_ns()
             self.waiting.push(request)
 
     # The loop
@@ -174,6 +178,7 @@ class Scheduler:
 
     def _turn(self) -> None:
         self._woken = False
+        self.fleet.welcome()
         self._warming.give(self.lanes)
         self._place()
         for lane in self.lanes:
@@ -183,7 +188,7 @@ class Scheduler:
     def _place(self) -> None:
         """Gives waiting requests to workers, in order, as long as one is chosen for them."""
         while request := self.waiting.peek():
-            lanes = [lane for lane in self.lanes if lane.connected]
+            lanes = [lane for lane in self.lanes if lane.takes_requests]
             if not lanes:
                 return
             if not self._hashed(request, lanes[0]):
@@ -197,7 +202,7 @@ class Scheduler:
 
     def _hashed(self, request: Request, lane: Lane) -> bool:
         """Hashes some of `request`, as workers like that of `lane` want it; whether nothing is left."""
-        if not (self._caching and lane.worker) or request.reads_prompt_logits:
+        if not (self._connector.options.caching and lane.worker) or request.reads_prompt_logits:
             return True
         return request.hash_some(lane.worker.block_size, HASHED_AT_ONCE)
 

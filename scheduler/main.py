@@ -13,15 +13,18 @@ from batchyard.telemetry import Telemetry
 from batchyard.tls import internal_tls
 from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import LaneOptions
 from scheduler.metrics import serve_metrics
+from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
 from scheduler.transport import GrpcTransport
 
 log = structlog.get_logger()
+
+_LOOK_EVERY_S = 0.25  # at whether tokens can flow
 
 SERVICE = "batchyard.internal.v1.Scheduler"
 
@@ -44,16 +47,18 @@ async def run(settings: SchedulerSettings) -> None:
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen, tls=tls)
-    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
+    registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, tls))
+    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, registry), SERVICE)
     await server.start()
-    await server.set_serving(True)
     metrics = serve_metrics(scheduler, settings.metrics_port) if settings.metrics_port else None
-    log.info("scheduler_ready", address=server.address, workers=list(settings.worker_addresses))
+    log.info("scheduler_serving", address=server.address, workers=list(settings.worker_addresses))
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
     steps = asyncio.create_task(scheduler.run())
+    health = asyncio.create_task(_tell_health(scheduler, server))
     await asyncio.wait([steps, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    health.cancel()
     await server.stop(grace=1.0)
     steps.cancel()
     await asyncio.gather(steps, *(transport.close() for transport in transports), return_exceptions=True)
@@ -62,6 +67,17 @@ async def run(settings: SchedulerSettings) -> None:
     if metrics:
         metrics.shutdown()
     telemetry.shutdown()
+
+
+async def _tell_health(scheduler: Scheduler, server: RpcServer) -> None:
+    """Has gRPC's health service say whether tokens can flow now."""
+    told = False
+    while True:
+        ready = scheduler.describe().ready
+        if ready != told:
+            await server.set_serving(ready)
+            told = ready
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _mirror(url: str | None) -> PrefixMirror | None:

@@ -29,6 +29,9 @@ class SchedulerCollector(Collector):
         blocks = GaugeMetricFamily("batchyard_kv_blocks", "KV blocks by state", labels=["worker", "state"])
         rows = GaugeMetricFamily("batchyard_rows", "rows in use", labels=["worker"])
         connected = GaugeMetricFamily("batchyard_worker_connected", "1 while connected", labels=["worker"])
+        draining = GaugeMetricFamily(
+            "batchyard_worker_draining", "1 from being drained until it is restarted", labels=["worker"]
+        )
         for worker in state.workers:
             name = worker.worker_id or worker.address
             blocks.add_metric([name, "free"], worker.free_blocks)
@@ -36,7 +39,8 @@ class SchedulerCollector(Collector):
             blocks.add_metric([name, "cached"], worker.cached_blocks)
             rows.add_metric([name], worker.rows)
             connected.add_metric([name], worker.connected)
-        yield from (blocks, rows, connected)
+            draining.add_metric([name], worker.draining)
+        yield from (blocks, rows, connected, draining)
         yield from self._steps()
         yield from prefix_metrics(self._scheduler)
 

@@ -1,10 +1,11 @@
 """Which worker gets a request: the one where it costs least.
 
-    cost(worker) = COMPUTE * (uncached + loading) + queued + ROW * rows + CONTEXT * context + EVICT * evicted
-                   + WAIT * short
+    cost(worker) = (COMPUTE * (uncached + loading) + queued + ROW * rows + CONTEXT * context + EVICT * evicted
+                    + WAIT * short) / weight
 
-in tokens of prefill: the time in which a worker computes one prompt token, some 28 µs for 8 billion
-parameters on an H200. So a cost is a time, and no worker's speed has to be guessed. All of it is exact.
+in tokens of prefill: the time in which a worker of weight 1 computes one prompt token, some 28 µs for 8
+billion parameters on an H200. So a cost is a time, and no worker's speed has to be guessed: one of weight 2
+is said to be twice as fast. All of it is exact.
 
     uncached   prompt tokens it would compute there. They delay its first token, and whoever comes after it
                on that worker: COMPUTE is more than 1, so that a prefix somebody is about to compute is waited
@@ -33,8 +34,8 @@ EVICT = 1 / 4
 WAIT = 4.0
 
 
-def cost(load: Load) -> float:
-    """What a request costs on a worker, in tokens of prefill."""
+def cost(load: Load, weight: float = 1.0) -> float:
+    """What a request costs on a worker of this weight, in tokens of prefill."""
     return (
         COMPUTE * (load.uncached + load.loading)
         + load.queued
@@ -42,21 +43,24 @@ def cost(load: Load) -> float:
         + CONTEXT * load.context
         + EVICT * load.evicted
         + WAIT * load.short
-    )
+    ) / weight
 
 
 W = TypeVar("W")
 
 
-def cheapest(bounds: Sequence[tuple[W, Load]], exact: Callable[[W], Load]) -> tuple[W, Load]:
+def cheapest(
+    bounds: Sequence[tuple[W, Load]], exact: Callable[[W], Load], weight: Callable[[W], float]
+) -> tuple[W, Load]:
     """The worker whose exact load costs least, the first of equals, and that load.
 
     `bounds` are loads that cost no more than the exact ones; only those that look best are asked exactly.
     """
+    weights = [weight(worker) for worker, _ in bounds]
     loads = dict(enumerate(load for _, load in bounds))
     known: set[int] = set()
     while True:
-        best = min(loads, key=lambda n: cost(loads[n]))
+        best = min(loads, key=lambda n: cost(loads[n], weights[n]))
         if best in known:
             return bounds[best][0], loads[best]
         loads[best] = exact(bounds[best][0])
@@ -83,4 +87,6 @@ class LeastCost:
                 load = lane.load_bound(request, guess)
                 guess = load.uncached  # most workers have the same: nothing, or what all requests begin with
                 bounds.append((lane, load))
-        return cheapest(bounds, lambda lane: lane.load_for(request)) if bounds else None
+        if not bounds:
+            return None
+        return cheapest(bounds, lambda lane: lane.load_for(request), lambda lane: lane.weight)

@@ -54,6 +54,7 @@ class Request:
     cancelled: bool = False
     lane: "Lane | None" = None  # the worker it was given to
     row: int | None = None  # and its row there
+    pinned: bool = False  # to that worker: elsewhere it would be of no use
     digests: list[Digest] = field(default_factory=list)  # of its full blocks, as far as they are hashed
     hashed_size: int = 0  # tokens in each of these blocks
     work: int = -1

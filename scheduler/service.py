@@ -1,21 +1,28 @@
-"""The scheduler's gRPC service: one stream per gateway."""
+"""The scheduler's gRPC service: one stream per gateway, and one per worker that registers."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import structlog
 
+from batchyard.errors import UnknownWorker, WorkerRefused
 from protos.scheduling_pb2 import (
     DescribeRequest,
     Description,
+    DrainReply,
+    DrainRequest,
     GatewayMessage,
+    Registered,
+    Registration,
     SchedulerMessage,
     WarmReply,
     WarmRequest,
 )
 from protos.scheduling_pb2_grpc import SchedulerServicer
 from scheduler.core import Scheduler
+from scheduler.registry import Registry, address_from
 from scheduler.session import Session
 
 log = structlog.get_logger()
@@ -24,8 +31,9 @@ log = structlog.get_logger()
 class SchedulerService(SchedulerServicer):
     """Translates streams to calls of the scheduler, all on its event loop."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, registry: Registry) -> None:
         self._scheduler = scheduler
+        self._registry = registry
 
     async def Connect(  # noqa: N802 - named by the protocol
         self, request_iterator: AsyncIterator[GatewayMessage], context: Any
@@ -50,6 +58,37 @@ class SchedulerService(SchedulerServicer):
         """Notes prompts for every worker."""
         self._scheduler.warm(request.prompts)
         return WarmReply()
+
+    async def Register(  # noqa: N802
+        self, request_iterator: AsyncIterator[Registration], context: Any
+    ) -> AsyncIterator[Registered]:
+        """Holds a worker's lease while its beats come; ends the stream when they came too late."""
+        address = ""
+        async for message in request_iterator:
+            if message.HasField("worker"):
+                try:
+                    address = address_from(message.address, context.peer())
+                    self._registry.register(address, message.worker)
+                except WorkerRefused as error:
+                    log.error("worker_refused", address=address, error=str(error))
+                    await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            elif not self._registry.renew(address):
+                return
+            yield Registered(lease_ms=round(1000 * self._registry.lease_s))
+
+    async def Drain(self, request: DrainRequest, context: Any) -> DrainReply:  # noqa: N802
+        """Lets a worker go, or takes it on again."""
+        try:
+            lane = self._scheduler.fleet.find(request.worker)
+        except UnknownWorker as error:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(error))
+        reply = DrainReply(worker_id=lane.name, address=lane.address)
+        if request.undo:
+            lane.resume()
+        else:
+            lane.drain()
+            reply.moved = await lane.drained()
+        return reply
 
     async def _read(self, session: Session, messages: AsyncIterator[GatewayMessage]) -> None:
         try:

@@ -7,7 +7,7 @@ from protos.scheduling_pb2 import Description, WorkerState
 from scheduler.lane import Lane
 from scheduler.warming import Warming
 
-RECENT_SECONDS = 30.0  # a worker with steps in flight has stepped lately if it answered one within this time
+STALLED_SECONDS = 10.0  # a worker that has owed an answer for so long is not expected to give it soon
 
 
 def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Description:
@@ -16,7 +16,7 @@ def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Descripti
     states = [_state(lane) for lane in lanes]
     return Description(
         ready=any(makes_progress(lane) and not warming.left(lane) for lane in lanes),
-        warming=min((warming.left(lane) for lane in lanes if lane.connected), default=0),
+        warming=min((warming.left(lane) for lane in lanes if lane.takes_requests), default=0),
         max_model_len=max((worker.max_model_len for worker in workers), default=0),
         vocab_size=max((worker.vocab_size for worker in workers), default=0),
         waiting=waiting + sum(_waiting(lane) for lane in lanes),
@@ -26,10 +26,8 @@ def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Descripti
 
 
 def makes_progress(lane: Lane) -> bool:
-    """Whether a token could come from this worker soon: it is idle, or has answered a step lately."""
-    return lane.connected and (
-        lane.steps_in_flight == 0 or time.monotonic() - lane.last_result < RECENT_SECONDS
-    )
+    """Whether a token could come from this worker soon, were a request to come now."""
+    return lane.takes_requests and lane.overdue <= STALLED_SECONDS
 
 
 def _waiting(lane: Lane) -> int:
@@ -37,7 +35,13 @@ def _waiting(lane: Lane) -> int:
 
 
 def _state(lane: Lane) -> WorkerState:
-    state = WorkerState(address=lane.address, connected=lane.connected, steps=lane.steps)
+    state = WorkerState(
+        address=lane.address,
+        connected=lane.connected,
+        steps=lane.steps,
+        draining=lane.draining,
+        weight=lane.weight,
+    )
     if lane.worker:
         state.worker_id = lane.worker.worker_id
         state.device = lane.worker.device

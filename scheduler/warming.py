@@ -65,14 +65,21 @@ class Warming:
             return
         for lane in lanes:
             stream, given = self._given.get(lane, (0, 0))
-            if not lane.connected or (stream, given) == (lane.streams, len(self._prompts)):
+            if not lane.takes_requests or (stream, given) == (lane.streams, len(self._prompts)):
                 continue
             if stream != lane.streams:
-                self._forget(lane)
+                self.forget(lane)
                 given = 0
             for submit in itertools.islice(self._prompts.values(), given, None):
                 self._ask(lane, submit)
             self._given[lane] = lane.streams, len(self._prompts)
+
+    def forget(self, lane: Lane) -> None:
+        """What the worker was asked for so far no longer matters."""
+        self._given.pop(lane, None)
+        for number in [number for number, asked in self._asked.items() if asked is lane]:
+            del self._asked[number]
+            self._cancel(self._session, number)
 
     async def run(self) -> None:
         """Takes the answers until cancelled."""
@@ -103,13 +110,8 @@ class Warming:
             parent=None,
             arrival=_BEFORE_ALL + number,
             tenant=self._house,
+            pinned=True,
         )
         self._session.requests[number] = request
         self._asked[number] = lane
         lane.give(request, lane.load_for(request))
-
-    def _forget(self, lane: Lane) -> None:
-        """What the worker was asked for on an earlier stream."""
-        for number in [number for number, asked in self._asked.items() if asked is lane]:
-            del self._asked[number]
-            self._cancel(self._session, number)

@@ -17,8 +17,8 @@ from protos.packing import pack_i32, unpack_i32, unpack_u64
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import Refused, SchedulerMessage, Submit
 from protos.step_pb2 import StepBatch, StepResult
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import LaneOptions
 from scheduler.shedding import BOUNDLESS, QueueLimits
 from scheduler.tracing import RequestSpans
 

@@ -17,8 +17,8 @@ from bench.simulation.worker import SimulatedTransport, SimulatedWorker
 from protos.packing import pack_i32, unpack_u64
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import SchedulerMessage, Submit
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import LaneOptions
 from scheduler.placement import Placement
 from scheduler.request import Tokens
 from scheduler.session import Session

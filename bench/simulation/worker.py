@@ -1,6 +1,7 @@
 """A worker without a model that takes as long as a real one would: a `Transport` in virtual time."""
 
 import asyncio
+import itertools
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from protos.step_pb2 import Moved, StepBatch, StepResult, WorkerDescription
 HOP_SECONDS = 0.0002  # one way
 BLOCK_SECONDS = 2 * 2**20 / 50e9  # to move one to or from host memory: 16 tokens, over PCIe 5
 VOCAB = 2**31 - 1
+_epochs = itertools.count(1)
 
 
 class SimulatedWorker:
@@ -23,7 +25,7 @@ class SimulatedWorker:
         """`budget` is the most tokens in a step."""
         self.description = WorkerDescription(
             worker_id=name,
-            epoch=1,
+            epoch=next(_epochs),
             model="simulated",
             num_blocks=num_blocks,
             block_size=16,

@@ -53,7 +53,7 @@ def run(*argv: str) -> int:
 def test_help(argv, capsys):
     assert run(*argv) == 0
     shown = capsys.readouterr().out
-    assert [name for name in cli.COMMANDS if f"  {name}" not in shown] == []
+    assert [name for name in (*cli.COMMANDS, *cli.TOOLS) if f"  {name}" not in shown] == []
 
 
 def test_version(capsys):
@@ -65,6 +65,7 @@ def test_version(capsys):
     ("argv", "words"),
     [
         (["severe"], ["'severe' is not a command", "serve?"]),
+        (["drain"], ["drain: ", "worker"]),
         (["worker", "--block-sise", "3"], ["--block-sise", "--block-size?"]),
         (["serve", "--host", "no.such.host.invalid"], ["--host no.such.host.invalid"]),
         (

@@ -33,7 +33,8 @@ def test_one_of_each(tmp_path):
         assert spec.command == (sys.executable, "-P", "-m", "batchyard.lifeline", spec.role)
     worker, scheduler, gateway = map(loaded, specs.values())
     assert scheduler.worker_addresses == (worker.listen,) == (f"unix:{tmp_path}/worker-0.sock",)
-    assert gateway.scheduler_address == scheduler.scheduler_listen == f"unix:{tmp_path}/scheduler.sock"
+    assert scheduler.scheduler_listen == f"unix:{tmp_path}/scheduler.sock"
+    assert gateway.scheduler_address == worker.scheduler_address == (scheduler.scheduler_listen,)
     assert not gateway.share_port
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["gateway"].env
     assert specs["worker-0"].env["OMP_NUM_THREADS"] == "7"  # of 8: one is left to the others

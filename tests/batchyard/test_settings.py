@@ -188,6 +188,7 @@ def test_help_has_one_line_for_each_setting(cls, capsys):
     lines = capsys.readouterr().out.splitlines()
     wired = {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address"}
     wired |= {"share_port", "gateway_count", *INTERNAL_TLS, "internal_ssl_name"}
+    wired |= {"advertise_address", "weight"}
     for name, field in cls.model_fields.items():
         if cls is ServeSettings and name in wired:
             continue

@@ -11,6 +11,7 @@ from batchyard.cli import COMMANDS
 from batchyard.errors import ConfigError
 from batchyard.settings import load
 from batchyard.tls import api_tls, internal_tls
+from gpu_worker.registration import advertised
 
 ROOT = Path(__file__).parents[2]
 OURS = ("gateway", "scheduler", "worker")
@@ -54,18 +55,22 @@ def test_one_service_builds_the_image_that_all_share():
 
 def test_processes_find_each_other():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
-    assert gateway.scheduler_address == f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}"
-    assert scheduler.worker_addresses == (f"worker:{worker.listen.rsplit(':')[-1]}",)
+    address = f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}"
+    assert gateway.scheduler_address == worker.scheduler_address == (address,)
+    # Workers tell where they are: no name, no address and no published port is in the way of several.
+    assert advertised(worker.listen) == ":50052"
+    assert (scheduler.worker_addresses, worker.worker_id) == ((), None)
+    service = read("docker-compose.yml")["services"]["worker"]
+    assert not {"ports", "container_name", "hostname"} & service.keys()
 
 
 def test_prometheus_scrapes_where_metrics_are():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
-    scraped = {
-        target
-        for job in read("deploy/prometheus.yml")["scrape_configs"]
-        for config in job["static_configs"]
-        for target in config["targets"]
-    }
+    configs = read("deploy/prometheus.yml")["scrape_configs"]
+    fixed = [config for job in configs for config in job.get("static_configs", [])]
+    found = [config for job in configs for config in job.get("dns_sd_configs", [])]
+    scraped = {target for config in fixed for target in config["targets"]}
+    scraped |= {f"{name}:{config['port']}" for config in found for name in config["names"]}
     assert scraped == {
         f"gateway:{gateway.port}",
         f"scheduler:{scheduler.metrics_port}",

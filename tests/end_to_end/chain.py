@@ -19,8 +19,9 @@ from gpu_worker.startup import start_runner
 from gpu_worker.threads import single_thread
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import LaneOptions
+from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.tracing import RequestSpans
 from scheduler.transport import GrpcTransport
@@ -72,9 +73,8 @@ async def chain(
         RequestSpans(NoOpTracer()),
     )
     server = RpcServer(f"unix:{folder}/s.sock")
-    server.add(
-        add_SchedulerServicer_to_server, SchedulerService(scheduler), "batchyard.internal.v1.Scheduler"
-    )
+    scheduler_service = SchedulerService(scheduler, Registry(scheduler.fleet, GrpcTransport))
+    server.add(add_SchedulerServicer_to_server, scheduler_service, "batchyard.internal.v1.Scheduler")
     await server.start()
     stepping = asyncio.create_task(scheduler.run())
     try:

@@ -24,7 +24,10 @@ def free_port() -> int:
 
 
 class Stack:
-    """Three processes that talk over Unix sockets in `folder`, or over TCP with `tcp`.
+    """Gateway, scheduler, and `workers` that register with it, over Unix sockets in
+    `folder`, or over TCP with `tcp`.
+
+    The workers are called `worker`, `worker-1`, `worker-2` and so on.
 
     With `context` REST is asked over TLS; `env` are more variables for all of them.
     """
@@ -39,23 +42,21 @@ class Stack:
         env=None,
         context=None,
         tcp=False,
+        workers=1,
     ) -> None:
         self.base_url = f"{'https' if context else 'http'}://127.0.0.1:{free_port()}"
         self._context = context
         self._env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         self.grpc_address = f"127.0.0.1:{free_port()}"
-        self.worker_address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/worker.sock"
+        self.workers = ["worker", *(f"worker-{n}" for n in range(1, workers))]
+        self.addresses = {
+            name: f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/{name}.sock" for name in self.workers
+        }
         self.scheduler_address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/scheduler.sock"
         self._log = folder / "log.txt"
         self._commands = {
-            "worker": ["--model", model, "--listen", self.worker_address, "--device", "cpu", *worker],
-            "scheduler": [
-                "--scheduler-listen",
-                self.scheduler_address,
-                "--worker-addresses",
-                self.worker_address,
-                *scheduler,
-            ],
+            **{name: self._worker(model, name, worker) for name in self.workers},
+            "scheduler": ["--scheduler-listen", self.scheduler_address, *scheduler],
             "gateway": [
                 "--model",
                 model,
@@ -70,10 +71,14 @@ class Stack:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    def _worker(self, model: str, name: str, more) -> list[str]:
+        addresses = ["--listen", self.addresses[name], "--scheduler-address", self.scheduler_address]
+        return ["--model", model, "--worker-id", name, *addresses, "--device", "cpu", *more]
+
     def start(self, name: str) -> None:
         with self._log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "batchyard.cli", name, *self._commands[name]],
+                [sys.executable, "-m", "batchyard.cli", name.partition("-")[0], *self._commands[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -124,10 +129,12 @@ class Stack:
         async with asyncio.timeout(seconds):
             while True:
                 state = await self.describe()
-                (worker,) = state.workers
-                if not (state.running or state.waiting or worker.rows or worker.steps_in_flight):
+                busy = any(worker.rows or worker.steps_in_flight for worker in state.workers)
+                if not (state.running or state.waiting or busy):
                     break
                 await asyncio.sleep(0.01)
-        assert worker.held_blocks == 0
-        assert worker.free_blocks + worker.held_blocks + worker.cached_blocks == worker.num_blocks
+        for worker in state.workers:
+            assert worker.held_blocks == 0
+            if worker.connected:
+                assert worker.free_blocks + worker.cached_blocks == worker.num_blocks
         return state

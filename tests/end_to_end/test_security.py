@@ -157,7 +157,7 @@ async def talk_grpc(address: str, ca: Authority) -> list[str]:
 async def only_members_are_let_in(stack: Stack, folder: Path, ca: Authority, member: TlsFiles) -> None:
     stranger = Authority(folder, "stranger").issue("mallory")
     for tls, answers in ((member, True), (None, False), (stranger, False)):
-        async with connect(stack.worker_address, tls) as channel:
+        async with connect(stack.addresses["worker"], tls) as channel:
             asked = WorkerStub(channel).Describe(DescribeWorkerRequest(), timeout=10)
             if answers:
                 assert (await asked).max_rows
@@ -174,7 +174,7 @@ async def mirrored(url: str) -> None:
 
 
 def probes_work(stack: Stack, env: dict[str, str]) -> None:
-    for address in (stack.worker_address, stack.scheduler_address, f"{stack.base_url}/ready"):
+    for address in (stack.addresses["worker"], stack.scheduler_address, f"{stack.base_url}/ready"):
         command = [sys.executable, "-m", "batchyard.probe", address]
         probe = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, check=False)
         assert probe.returncode == 0, probe.stderr

@@ -274,6 +274,11 @@ async def test_not_ready_says_why():
         empty.workers.clear()
         return empty
 
+    async def drained():
+        empty = description(ready=False)
+        empty.workers[0].draining = True
+        return empty
+
     async def starting():
         young = description()
         young.ready = False
@@ -282,6 +287,7 @@ async def test_not_ready_says_why():
     for describe, reason in [
         (stalled, "worker-0 for 60 s"),
         (alone, "No worker is connected"),
+        (drained, "No worker is connected to the scheduler. Drained: worker-0."),
         (starting, "The scheduler is not ready"),
     ]:
         response = await get(make_app(describe=describe), "/ready")

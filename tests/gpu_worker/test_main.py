@@ -33,6 +33,7 @@ def settings(tiny_llama, tmp_path):
         device="cpu",
         max_num_seqs=4,
         listen=f"unix:{tmp_path}/worker.sock",
+        scheduler_address=(f"unix:{tmp_path}/scheduler.sock",),
         metrics_port=metrics_port,
     )
 
@@ -51,6 +52,7 @@ async def test_loads_serves_and_ends(settings, tiny_llama, monkeypatch):
         return start_runner(*args)
 
     monkeypatch.setattr(main, "start_runner", start_slowly)
+    monkeypatch.setattr(main, "_LEAVE", 0.1)
     async with asyncio.timeout(DEADLINE), connect(settings.listen) as channel:
         running = asyncio.create_task(main.run(settings))
         health = health_pb2_grpc.HealthStub(channel)
@@ -73,7 +75,8 @@ async def test_loads_serves_and_ends(settings, tiny_llama, monkeypatch):
         await steps.write(batch(1, [new_row(0, prompt, [0])], chunks=[(0, 7)]))
         assert sampled_of(await steps.read()) == {0: greedy(tiny_llama[1], prompt, 1)[0]}
         os.kill(os.getpid(), signal.SIGTERM)
-        await running
+        assert (await steps.read()).leaving
+        await running  # nobody ends the stream, so the worker does, after a while
         assert await steps.code() == grpc.StatusCode.UNAVAILABLE
         assert await steps.details() == "the worker is shutting down"
 

@@ -1,6 +1,7 @@
 """The worker's gRPC service over a real socket, with a real model."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -176,3 +177,37 @@ async def test_rows_are_freed_when_the_scheduler_goes_away(stub, worker):
     assert worker.metric("batchyard_worker_held_blocks") == 1
     steps.cancel()
     await worker.until_free()
+
+
+async def test_a_worker_that_leaves_asks_the_scheduler_to_close_the_stream_and_takes_no_other(stub, worker):
+    steps = stub.Steps()
+    await steps.write(batch(1, [new_row(0, [1, 2], [0])], chunks=[(0, 2)]))
+    assert (await steps.read()).step == 1
+    leaving = asyncio.create_task(worker.engine.leave(DEADLINE))
+    assert (await steps.read()).leaving
+    assert not leaving.done()
+    other = stub.Steps()
+    assert await status_of(other) == (grpc.StatusCode.UNAVAILABLE, "the worker is leaving")
+    await steps.write(batch(2))  # what was on its way is answered
+    assert (await steps.read()).step == 2
+    steps.cancel()
+    await leaving
+    await worker.until_free()
+    await worker.engine.leave(DEADLINE)  # nobody has it: at once
+
+
+async def test_a_worker_that_leaves_does_not_wait_for_ever(stub, worker):
+    steps = stub.Steps()
+    await steps.write(batch(1, [new_row(0, [1, 2], [0])], chunks=[(0, 2)]))
+    await steps.read()
+    await worker.engine.leave(0.01)
+    assert (await steps.read()).leaving
+
+
+async def test_a_worker_whose_steps_do_not_come_back_says_so(stub, worker):
+    assert await worker.engine.responds(DEADLINE)
+    gate = threading.Event()
+    worker.step_thread.submit(gate.wait)
+    assert not await worker.engine.responds(0.01)
+    gate.set()
+    assert await worker.engine.responds(DEADLINE)

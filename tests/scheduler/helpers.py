@@ -8,8 +8,8 @@ from opentelemetry.trace import NoOpTracer
 from protos.packing import pack_i32, unpack_i32, unpack_u64
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import FINISH_REASON_STOP, Submit
+from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
-from scheduler.lane import LaneOptions
 from scheduler.tracing import RequestSpans
 
 QUEUEING = ("tenant", "weight", "priority", "timeout_ms")

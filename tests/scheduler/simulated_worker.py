@@ -10,6 +10,7 @@ and the news of it, so a block that is touched too early or too late on either s
 """
 
 import asyncio
+import itertools
 import zlib
 from collections import deque
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from protos.packing import pack_i32, pack_u32, unpack_i32
 from protos.step_pb2 import Moved, StepBatch, StepResult, WorkerDescription
 
 VOCAB = 50
+_epochs = itertools.count(1)
 
 
 def next_token(context):
@@ -50,11 +52,19 @@ class SimulatedWorker:
     """Executes steps in order, each when `execute` is called for it."""
 
     def __init__(
-        self, num_blocks=64, block_size=4, max_rows=8, max_model_len=256, budget=32, num_host_blocks=0
+        self,
+        num_blocks=64,
+        block_size=4,
+        max_rows=8,
+        max_model_len=256,
+        budget=32,
+        num_host_blocks=0,
+        worker_id="sim",
+        **description,
     ):
         self.worker = WorkerDescription(
-            worker_id="sim",
-            epoch=1,
+            worker_id=worker_id,
+            epoch=next(_epochs),
             num_blocks=num_blocks,
             block_size=block_size,
             max_rows=max_rows,
@@ -63,6 +73,7 @@ class SimulatedWorker:
             vocab_size=VOCAB,
             device="none",
             num_host_blocks=num_host_blocks,
+            **description,
         )
         self.slots = {}
         self.host = {}  # block: the slots' contents
@@ -174,10 +185,10 @@ class SimulatedWorker:
 class SimulatedTransport:
     """A worker in the same process. Steps are answered when the scheduler reads, or held back by `gate`."""
 
-    address = "in-process"
-
-    def __init__(self, worker: SimulatedWorker):
+    def __init__(self, worker: SimulatedWorker, address="in-process"):
+        self.address = address
         self.simulated = worker
+        self.closed = False
         self.lost = False
         self.streams = 0
         self.stream = None
@@ -196,7 +207,7 @@ class SimulatedTransport:
         return self.stream
 
     async def close(self):
-        pass
+        self.closed = True
 
 
 class _SimulatedStream:
@@ -207,6 +218,7 @@ class _SimulatedStream:
         self._gate = asyncio.Event()
         self._gate.set()
         self._loading = True
+        self._leaving = False
         self.broken = False
 
     def hold(self):
@@ -222,6 +234,10 @@ class _SimulatedStream:
         self._loading = True
         self._arrived.set()
 
+    def leave(self):
+        self._leaving = True
+        self._arrived.set()
+
     def send(self, batch):
         self._batches.append(StepBatch.FromString(batch.SerializeToString()))
         self._transport.simulated.receive(batch)
@@ -234,13 +250,16 @@ class _SimulatedStream:
 
     async def receive(self):
         await asyncio.sleep(0)
-        while not self._batches and not self._can_move() and not self.broken:
+        while not (self._batches or self._can_move() or self._leaving or self.broken):
             self._arrived.clear()
             await self._arrived.wait()
         await self._gate.wait()
         if self.broken:
             raise WorkerLost("broken")
         simulated = self._transport.simulated
+        if self._leaving:
+            self._leaving = False
+            return StepResult(leaving=True)
         if self._can_move():
             return simulated.move(loads=not simulated.saves)
         return simulated.execute(self._batches.popleft())

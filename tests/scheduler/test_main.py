@@ -5,16 +5,20 @@ import signal
 import urllib.request
 from pathlib import Path
 
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from batchyard.config import SchedulerSettings
-from batchyard.rpc import connect
+from batchyard.rpc import RpcServer, connect
 from prefix_cache.mirror import PrefixMirror
-from protos.scheduling_pb2 import DescribeRequest
+from protos.scheduling_pb2 import DescribeRequest, DrainRequest, Registration
 from protos.scheduling_pb2_grpc import SchedulerStub
+from protos.step_pb2_grpc import add_WorkerServicer_to_server
 from scheduler.main import run
 from scheduler.metrics import serve_metrics
 from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker
-from tests.scheduler.test_core import running
+from tests.scheduler.test_core import running, settled
+from tests.scheduler.test_service import SimulatedService
 
 
 async def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
@@ -26,6 +30,47 @@ async def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
         assert not state.ready
         os.kill(os.getpid(), signal.SIGTERM)
         await process
+
+
+async def test_health_says_whether_tokens_can_flow_now(tmp_path):
+    settings = SchedulerSettings(scheduler_listen=f"unix:{tmp_path}/s.sock")
+    workers = RpcServer(f"unix:{tmp_path}/w.sock")
+    service = SimulatedService()
+    workers.add(add_WorkerServicer_to_server, service, "batchyard.internal.v1.Worker")
+    await workers.start()
+    process = asyncio.create_task(run(settings))
+    async with asyncio.timeout(10), connect(settings.scheduler_listen) as channel:
+        request = health_pb2.HealthCheckRequest()
+        watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stub = SchedulerStub(channel)
+        lease = stub.Register()
+        await lease.write(Registration(address=workers.address, worker=service.simulated.worker))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        await stub.Drain(DrainRequest(worker="sim"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        lease.cancel()
+        watch.cancel()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await process
+    await workers.stop(0)
+
+
+async def test_a_worker_that_owes_an_answer_for_long_does_not_count(monkeypatch):
+    async with running(SimulatedWorker()) as (scheduler, transports):
+        client = Client(scheduler)
+        assert scheduler.describe().ready
+        transports[0].stream.hold()
+        client.submit(1, [1], 5)
+        while not scheduler.lanes[0].steps_in_flight:
+            await asyncio.sleep(0)
+        assert scheduler.describe().ready
+        monkeypatch.setattr("scheduler.state.STALLED_SECONDS", 0.0)
+        assert not scheduler.describe().ready
+        transports[0].stream.go_on()
+        await client.all_finished()
+        await settled(scheduler)
+        assert scheduler.describe().ready
 
 
 async def read_metrics(scheduler):

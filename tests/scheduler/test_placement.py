@@ -26,8 +26,9 @@ def load(**facts):
     return Load(**{name: facts.get(name, getattr(IDLE, name)) for name in Load.__dataclass_fields__})
 
 
-def choose(**candidates):
-    return cheapest(list(candidates.items()), candidates.__getitem__)[0]
+def choose(weights=None, **candidates):
+    weights = weights or dict.fromkeys(candidates, 1.0)
+    return cheapest(list(candidates.items()), candidates.__getitem__, weights.__getitem__)[0]
 
 
 def test_a_cached_prefix_is_worth_its_tokens():
@@ -43,6 +44,17 @@ def test_a_prefix_that_is_being_computed_is_waited_for_until_too_many_wait():
     assert chosen[:4] == ["first"] * 4
     assert chosen[-1] == "other"
     assert chosen == sorted(chosen)  # once it spreads, it spreads
+
+
+def test_a_worker_gets_work_by_its_weight():
+    given = {"slow": 0, "fast": 0}
+    for _ in range(400):
+        loads = {
+            name: load(uncached=100, queued=100 * count, rows=count, context=100 * count)
+            for name, count in given.items()
+        }
+        given[choose(weights={"slow": 1.0, "fast": 3.0}, **loads)] += 1
+    assert 2.8 < given["fast"] / given["slow"] < 3.2
 
 
 def test_free_blocks_are_used_before_cached_ones_and_cached_ones_before_waiting():
@@ -64,9 +76,9 @@ def test_the_chosen_has_the_least_exact_cost_though_bounds_are_too_good(pairs):
         (n, replace(low, uncached=max(0, low.uncached - gain), loaded=0, loading=0))
         for n, (low, gain) in enumerate(pairs)
     ]
-    chosen, found = cheapest(bounds, lambda n: (asked.append(n), exact[n])[1])
+    chosen, found = cheapest(bounds, lambda n: (asked.append(n), exact[n])[1], lambda n: 1.0 + n)
     assert found == exact[chosen]
-    assert cost(found) == min(cost(low) for low in exact.values())
+    assert cost(found, 1.0 + chosen) == min(cost(low, 1.0 + n) for n, low in exact.items())
     assert len(asked) == len(set(asked))
 
 

@@ -10,6 +10,7 @@ from protos.packing import unpack_i32
 from protos.scheduling_pb2 import DescribeRequest, GatewayMessage
 from protos.scheduling_pb2_grpc import SchedulerStub, add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.transport import GrpcTransport
 from tests.scheduler.helpers import make_scheduler, submit
@@ -48,9 +49,8 @@ async def stack(tmp_path, worker):
     """A running scheduler and a stub to it."""
     scheduler = make_scheduler(GrpcTransport(worker[0]))
     server = RpcServer(f"unix:{tmp_path}/scheduler.sock")
-    server.add(
-        add_SchedulerServicer_to_server, SchedulerService(scheduler), "batchyard.internal.v1.Scheduler"
-    )
+    service = SchedulerService(scheduler, Registry(scheduler.fleet, GrpcTransport))
+    server.add(add_SchedulerServicer_to_server, service, "batchyard.internal.v1.Scheduler")
     await server.start()
     steps = asyncio.create_task(scheduler.run())
     async with connect(server.address) as channel:

@@ -1,0 +1,101 @@
+"""What a lane has for as long as one stream to its worker lives, and how it comes to it."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from prefix_cache.mirror import PrefixMirror, key_of
+from protos.packing import unpack_u32
+from protos.step_pb2 import WorkerDescription
+from scheduler.batcher import Admissions, Batcher, Step
+from scheduler.block_pool import BlockPool
+from scheduler.outlook import Outlook
+from scheduler.pacing import Pacing
+from scheduler.peak import AnswerLengths
+from scheduler.queue import WaitingQueue
+from scheduler.remembering import Remembering
+from scheduler.results import ResultHandler
+from scheduler.rows import Rows
+from scheduler.session import Sessions
+from scheduler.transport import StepStream, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOptions:
+    """How a lane steps its worker."""
+
+    steps_in_flight: int  # at least; 1 is synchronous
+    step_timeout: float  # seconds
+    caching: bool
+    calm_chunk_tokens: int  # prompt tokens that may always join rows that decode; 0 for no limit
+
+
+@dataclass(slots=True)
+class Connection:
+    """The stream, and the books that are kept over it."""
+
+    worker: WorkerDescription
+    stream: StepStream
+    batcher: Batcher
+    results: ResultHandler
+    in_flight: deque[Step]
+    remembering: Remembering | None
+    pacing: Pacing
+    outlook: Outlook
+    restored: int  # blocks whose contents the mirror knew
+
+
+@dataclass(frozen=True, slots=True)
+class Connector:
+    """Opens connections, with what those to all workers share."""
+
+    options: LaneOptions
+    sessions: Sessions
+    admissions: Admissions
+    answers: AnswerLengths
+    mirror: PrefixMirror | None
+
+    async def open(self, transport: Transport, waiting: WaitingQueue) -> Connection:
+        """Takes the worker over. `waiting` are the requests given to it. Raises WorkerLost."""
+        stream = await transport.open()
+        try:
+            # Asked after opening: until then, steps of an earlier stream may still have been writing blocks.
+            return await self._keep_books(stream, await transport.describe(), waiting)
+        except BaseException:
+            stream.close()
+            raise
+
+    async def _keep_books(
+        self, stream: StepStream, worker: WorkerDescription, waiting: WaitingQueue
+    ) -> Connection:
+        options = self.options
+        rows = Rows(worker.max_rows, worker.max_model_len, worker.block_size)
+        pool = BlockPool(worker.num_blocks, unpack_u32(worker.block_generations).tolist())
+        remembering = self._remembering(worker, pool)
+        restored = await remembering.restore() if remembering else 0
+        batcher = Batcher(
+            rows,
+            pool,
+            worker.max_batched_tokens,
+            caching=options.caching,
+            admissions=self.admissions,
+            calm_chunk_tokens=options.calm_chunk_tokens,
+            num_host_blocks=worker.num_host_blocks,
+            answers=self.answers,
+        )
+        return Connection(
+            worker,
+            stream,
+            batcher,
+            ResultHandler(batcher, self.sessions, worker.vocab_size),
+            deque(),
+            remembering,
+            Pacing(options.steps_in_flight),
+            Outlook(batcher, waiting, caching=options.caching),
+            restored,
+        )
+
+    def _remembering(self, worker: WorkerDescription, pool: BlockPool) -> Remembering | None:
+        if self.mirror is None or not self.options.caching:
+            return None
+        key = key_of(worker.model, worker.block_size, worker.worker_id, worker.epoch)
+        return Remembering(self.mirror, key, pool)
