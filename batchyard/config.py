@@ -137,7 +137,13 @@ class GatewaySettings(ModelSettings, RedisSettings):
     client_timeout: float = Field(
         60.0, gt=0, description="seconds in which a client must send its request, and read on"
     )
-    scheduler_address: str = Field("127.0.0.1:50051", description="gRPC address of the scheduler")
+    scheduler_address: tuple[str, ...] = Field(
+        ("127.0.0.1:50051",),
+        description="gRPC addresses of the scheduler and its standbys, separated by commas",
+    )
+    scheduler_wait: float = Field(
+        30.0, ge=0, description="seconds that a request waits while there is no scheduler"
+    )
     warm_prompts: str | None = Field(
         None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
     )

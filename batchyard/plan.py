@@ -98,7 +98,7 @@ def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mappi
         GatewaySettings,
         share_port=several,
         gateway_count=settings.gateways,
-        scheduler_address=_socket(run_dir, "scheduler"),
+        scheduler_address=(_socket(run_dir, "scheduler"),),
     )
     env = _environment(environ, mine)
     if several:

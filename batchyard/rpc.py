@@ -78,5 +78,5 @@ class RpcServer:
 
 def connect(address: str) -> grpc.aio.Channel:
     """A channel to host:port or unix:/path that keeps trying with short waits while the peer is away."""
-    backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1_000)]
+    backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 250)]
     return grpc.aio.insecure_channel(address, options=[*_OPTIONS, *backoff])

@@ -166,7 +166,7 @@ async def measure(fleet: Fleet, options: argparse.Namespace) -> None:
     async def calm() -> None:
         await asyncio.sleep(options.seconds)
 
-    async with SchedulerLink(fleet.scheduler_address) as link:
+    async with SchedulerLink([fleet.scheduler_address]) as link:
         await ready(link, options.workers)
         clients = Clients(link, options.clients)
         while len(clients.replies) < options.warm_up:
@@ -200,7 +200,7 @@ async def _wrong(fleet: Fleet, replies: Sequence[Reply], options: argparse.Names
         fleet.kill(name)
         fleet.start(name, *(("--no-enable-prefix-caching",) if name == "scheduler" else ()))
     wrong = 0
-    async with SchedulerLink(fleet.scheduler_address) as link:
+    async with SchedulerLink([fleet.scheduler_address]) as link:
         await ready(link, options.workers)
         for start in range(0, len(replies), options.clients):
             batch = replies[start : start + options.clients]

@@ -57,7 +57,9 @@ async def run(settings: GatewaySettings) -> None:
         warm_prompts = await asyncio.to_thread(_load_warm_prompts, settings.warm_prompts, tokenizer)
         telemetry = _telemetry(settings)
         stack.callback(telemetry.shutdown)
-        link = await stack.enter_async_context(SchedulerLink(settings.scheduler_address, warm_prompts))
+        link = await stack.enter_async_context(
+            SchedulerLink(settings.scheduler_address, warm_prompts, settings.scheduler_wait)
+        )
         model = settings.served_model_name or settings.model
         service = Service(
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)

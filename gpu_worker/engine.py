@@ -98,6 +98,11 @@ class StepEngine:
         self._result_thread = single_thread("results")
         self._stream: StepStream | None = None
 
+    @property
+    def has_stream(self) -> bool:
+        """Whether a scheduler has the worker now."""
+        return self._stream is not None
+
     async def open(self) -> StepStream:
         """A stream that takes the worker over: the one before has ended, and all rows are free."""
         if self._stream is not None:

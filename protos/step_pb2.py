@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from protos import sampling_pb2 as protos_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/step.proto\x12\x15\x62\x61tchyard.internal.v1\x1a\x15protos/sampling.proto\"\x17\n\x15\x44\x65scribeWorkerRequest\"\x98\x02\n\x11WorkerDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nnum_blocks\x18\x04 \x01(\x05\x12\x12\n\nblock_size\x18\x05 \x01(\x05\x12\x10\n\x08max_rows\x18\x06 \x01(\x05\x12\x15\n\rmax_model_len\x18\x07 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x08 \x01(\x05\x12\x12\n\nvocab_size\x18\t \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x19\n\x11\x62lock_generations\x18\x0c \x01(\x0c\x12\x17\n\x0fnum_host_blocks\x18\r \x01(\x05\"\xba\x01\n\x06NewRow\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x12\n\nprompt_len\x18\x04 \x01(\x05\x12\x10\n\x08\x63omputed\x18\x05 \x01(\x05\x12\x11\n\tblock_ids\x18\x06 \x01(\x0c\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.batchyard.internal.v1.Sampling\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\"\x84\x02\n\tStepBatch\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x12\n\nfreed_rows\x18\x02 \x01(\x0c\x12/\n\x08new_rows\x18\x03 \x03(\x0b\x32\x1d.batchyard.internal.v1.NewRow\x12\x12\n\ngrown_rows\x18\x04 \x01(\x0c\x12\x14\n\x0cgrown_blocks\x18\x05 \x01(\x0c\x12\x12\n\nchunk_rows\x18\x06 \x01(\x0c\x12\x12\n\nchunk_lens\x18\x07 \x01(\x0c\x12\x14\n\x0csaved_blocks\x18\x08 \x01(\x0c\x12\x10\n\x08saved_to\x18\t \x01(\x0c\x12\x15\n\rloaded_blocks\x18\n \x01(\x0c\x12\x13\n\x0bloaded_from\x18\x0b \x01(\x0c\"\xab\x02\n\nStepResult\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x34\n\x08logprobs\x18\x04 \x03(\x0b\x32\".batchyard.internal.v1.RowLogprobs\x12\x41\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32(.batchyard.internal.v1.RowPromptLogprobs\x12\x12\n\nnum_tokens\x18\x06 \x01(\x05\x12\x10\n\x08queue_us\x18\x07 \x01(\x05\x12\x12\n\nforward_us\x18\x08 \x01(\x05\x12\x11\n\tsample_us\x18\t \x01(\x05\x12+\n\x05moved\x18\n \x01(\x0b\x32\x1c.batchyard.internal.v1.Moved\"H\n\x05Moved\x12\r\n\x05saved\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\x04\x12\x0f\n\x07load_us\x18\x03 \x01(\x05\x12\x0f\n\x07save_us\x18\x04 \x01(\x05\"M\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"c\n\x11RowPromptLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x32\n\tpositions\x18\x03 \x03(\x0b\x32\x1f.batchyard.internal.v1.Logprobs2\xbe\x01\n\x06Worker\x12\x62\n\x08\x44\x65scribe\x12,.batchyard.internal.v1.DescribeWorkerRequest\x1a(.batchyard.internal.v1.WorkerDescription\x12P\n\x05Steps\x12 .batchyard.internal.v1.StepBatch\x1a!.batchyard.internal.v1.StepResult(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/step.proto\x12\x15\x62\x61tchyard.internal.v1\x1a\x15protos/sampling.proto\"\x17\n\x15\x44\x65scribeWorkerRequest\"\xb8\x02\n\x11WorkerDescription\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x06\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nnum_blocks\x18\x04 \x01(\x05\x12\x12\n\nblock_size\x18\x05 \x01(\x05\x12\x10\n\x08max_rows\x18\x06 \x01(\x05\x12\x15\n\rmax_model_len\x18\x07 \x01(\x05\x12\x1a\n\x12max_batched_tokens\x18\x08 \x01(\x05\x12\x12\n\nvocab_size\x18\t \x01(\x05\x12\x0e\n\x06\x64\x65vice\x18\n \x01(\t\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x19\n\x11\x62lock_generations\x18\x0c \x01(\x0c\x12\x17\n\x0fnum_host_blocks\x18\r \x01(\x05\x12\r\n\x05\x66\x65nce\x18\x0e \x01(\x06\x12\x0f\n\x07stepped\x18\x0f \x01(\x08\"\xba\x01\n\x06NewRow\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x12\n\nprompt_len\x18\x04 \x01(\x05\x12\x10\n\x08\x63omputed\x18\x05 \x01(\x05\x12\x11\n\tblock_ids\x18\x06 \x01(\x0c\x12\x31\n\x08sampling\x18\x07 \x01(\x0b\x32\x1f.batchyard.internal.v1.Sampling\x12\x13\n\x0btraceparent\x18\x08 \x01(\t\"\x84\x02\n\tStepBatch\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x12\n\nfreed_rows\x18\x02 \x01(\x0c\x12/\n\x08new_rows\x18\x03 \x03(\x0b\x32\x1d.batchyard.internal.v1.NewRow\x12\x12\n\ngrown_rows\x18\x04 \x01(\x0c\x12\x14\n\x0cgrown_blocks\x18\x05 \x01(\x0c\x12\x12\n\nchunk_rows\x18\x06 \x01(\x0c\x12\x12\n\nchunk_lens\x18\x07 \x01(\x0c\x12\x14\n\x0csaved_blocks\x18\x08 \x01(\x0c\x12\x10\n\x08saved_to\x18\t \x01(\x0c\x12\x15\n\rloaded_blocks\x18\n \x01(\x0c\x12\x13\n\x0bloaded_from\x18\x0b \x01(\x0c\"\xab\x02\n\nStepResult\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x34\n\x08logprobs\x18\x04 \x03(\x0b\x32\".batchyard.internal.v1.RowLogprobs\x12\x41\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32(.batchyard.internal.v1.RowPromptLogprobs\x12\x12\n\nnum_tokens\x18\x06 \x01(\x05\x12\x10\n\x08queue_us\x18\x07 \x01(\x05\x12\x12\n\nforward_us\x18\x08 \x01(\x05\x12\x11\n\tsample_us\x18\t \x01(\x05\x12+\n\x05moved\x18\n \x01(\x0b\x32\x1c.batchyard.internal.v1.Moved\"H\n\x05Moved\x12\r\n\x05saved\x18\x01 \x01(\x04\x12\x0e\n\x06loaded\x18\x02 \x01(\x04\x12\x0f\n\x07load_us\x18\x03 \x01(\x05\x12\x0f\n\x07save_us\x18\x04 \x01(\x05\"M\n\x0bRowLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"c\n\x11RowPromptLogprobs\x12\x0b\n\x03row\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x32\n\tpositions\x18\x03 \x03(\x0b\x32\x1f.batchyard.internal.v1.Logprobs2\xbe\x01\n\x06Worker\x12\x62\n\x08\x44\x65scribe\x12,.batchyard.internal.v1.DescribeWorkerRequest\x1a(.batchyard.internal.v1.WorkerDescription\x12P\n\x05Steps\x12 .batchyard.internal.v1.StepBatch\x1a!.batchyard.internal.v1.StepResult(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEWORKERREQUEST']._serialized_start=67
   _globals['_DESCRIBEWORKERREQUEST']._serialized_end=90
   _globals['_WORKERDESCRIPTION']._serialized_start=93
-  _globals['_WORKERDESCRIPTION']._serialized_end=373
-  _globals['_NEWROW']._serialized_start=376
-  _globals['_NEWROW']._serialized_end=562
-  _globals['_STEPBATCH']._serialized_start=565
-  _globals['_STEPBATCH']._serialized_end=825
-  _globals['_STEPRESULT']._serialized_start=828
-  _globals['_STEPRESULT']._serialized_end=1127
-  _globals['_MOVED']._serialized_start=1129
-  _globals['_MOVED']._serialized_end=1201
-  _globals['_ROWLOGPROBS']._serialized_start=1203
-  _globals['_ROWLOGPROBS']._serialized_end=1280
-  _globals['_ROWPROMPTLOGPROBS']._serialized_start=1282
-  _globals['_ROWPROMPTLOGPROBS']._serialized_end=1381
-  _globals['_WORKER']._serialized_start=1384
-  _globals['_WORKER']._serialized_end=1574
+  _globals['_WORKERDESCRIPTION']._serialized_end=405
+  _globals['_NEWROW']._serialized_start=408
+  _globals['_NEWROW']._serialized_end=594
+  _globals['_STEPBATCH']._serialized_start=597
+  _globals['_STEPBATCH']._serialized_end=857
+  _globals['_STEPRESULT']._serialized_start=860
+  _globals['_STEPRESULT']._serialized_end=1159
+  _globals['_MOVED']._serialized_start=1161
+  _globals['_MOVED']._serialized_end=1233
+  _globals['_ROWLOGPROBS']._serialized_start=1235
+  _globals['_ROWLOGPROBS']._serialized_end=1312
+  _globals['_ROWPROMPTLOGPROBS']._serialized_start=1314
+  _globals['_ROWPROMPTLOGPROBS']._serialized_end=1413
+  _globals['_WORKER']._serialized_start=1416
+  _globals['_WORKER']._serialized_end=1606
 # @@protoc_insertion_point(module_scope)

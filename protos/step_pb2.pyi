@@ -67,6 +67,8 @@ class WorkerDescription(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     BLOCK_GENERATIONS_FIELD_NUMBER: builtins.int
     NUM_HOST_BLOCKS_FIELD_NUMBER: builtins.int
+    FENCE_FIELD_NUMBER: builtins.int
+    STEPPED_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     epoch: builtins.int
     """drawn at start: the same epoch means the same block contents"""
@@ -89,6 +91,10 @@ class WorkerDescription(google.protobuf.message.Message):
     """
     num_host_blocks: builtins.int
     """the host tier: 0 when there is none"""
+    fence: builtins.int
+    """the highest that it has seen"""
+    stepped: builtins.bool
+    """whether a scheduler has a stream to it now"""
     def __init__(
         self,
         *,
@@ -105,8 +111,10 @@ class WorkerDescription(google.protobuf.message.Message):
         dtype: builtins.str = ...,
         block_generations: builtins.bytes = ...,
         num_host_blocks: builtins.int = ...,
+        fence: builtins.int = ...,
+        stepped: builtins.bool = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "fence", b"fence", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "stepped", b"stepped", "vocab_size", b"vocab_size", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerDescription: typing_extensions.TypeAlias = WorkerDescription

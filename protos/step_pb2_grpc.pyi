@@ -48,14 +48,20 @@ class WorkerStub:
     def __new__(cls, channel: grpc.aio.Channel) -> WorkerAsyncStub: ...
     Describe: grpc.UnaryUnaryMultiCallable[protos.step_pb2.DescribeWorkerRequest, protos.step_pb2.WorkerDescription]
     Steps: grpc.StreamStreamMultiCallable[protos.step_pb2.StepBatch, protos.step_pb2.StepResult]
-    """A second stream takes the worker over: the first is ended with ABORTED."""
+    """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+    scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+    FAILED_PRECONDITION.
+    """
 
 @typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
     Describe: grpc.aio.UnaryUnaryMultiCallable[protos.step_pb2.DescribeWorkerRequest, protos.step_pb2.WorkerDescription]  # type: ignore[assignment]
     Steps: grpc.aio.StreamStreamMultiCallable[protos.step_pb2.StepBatch, protos.step_pb2.StepResult]  # type: ignore[assignment]
-    """A second stream takes the worker over: the first is ended with ABORTED."""
+    """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+    scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+    FAILED_PRECONDITION.
+    """
 
 class WorkerServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -71,6 +77,9 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[protos.step_pb2.StepBatch],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[protos.step_pb2.StepResult], collections.abc.AsyncIterator[protos.step_pb2.StepResult]]:
-        """A second stream takes the worker over: the first is ended with ABORTED."""
+        """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+        scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+        FAILED_PRECONDITION.
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

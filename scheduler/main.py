@@ -12,8 +12,10 @@ from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
+from scheduler.active import run_while_active
 from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
+from scheduler.lease import Lease, keep_alone
 from scheduler.metrics import serve_metrics
 from scheduler.service import SchedulerService
 from scheduler.shedding import QueueLimits
@@ -31,7 +33,8 @@ async def run(settings: SchedulerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
-    transports = [GrpcTransport(address) for address in settings.worker_addresses]
+    lease = Lease()
+    transports = [GrpcTransport(address, lease) for address in settings.worker_addresses]
     options = LaneOptions(
         settings.steps_in_flight,
         settings.step_timeout,
@@ -42,7 +45,7 @@ async def run(settings: SchedulerSettings) -> None:
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen)
-    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler), SERVICE)
+    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, lease), SERVICE)
     await server.start()
     await server.set_serving(True)
     metrics = serve_metrics(scheduler, settings.metrics_port) if settings.metrics_port else None
@@ -50,11 +53,13 @@ async def run(settings: SchedulerSettings) -> None:
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
-    steps = asyncio.create_task(scheduler.run())
-    await asyncio.wait([steps, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    tasks = [asyncio.create_task(run_while_active(scheduler, lease)), asyncio.create_task(keep_alone(lease))]
+    await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    lease.drop("the scheduler is ending")
     await server.stop(grace=1.0)
-    steps.cancel()
-    await asyncio.gather(steps, *(transport.close() for transport in transports), return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, *(transport.close() for transport in transports), return_exceptions=True)
     if mirror:
         await mirror.close()
     if metrics:

@@ -12,7 +12,7 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.tracing import RequestSpans
 
-QUEUEING = ("tenant", "weight", "priority", "timeout_ms")
+QUEUEING = ("tenant", "weight", "priority", "timeout_ms", "accepted")
 
 
 def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
