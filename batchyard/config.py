@@ -86,7 +86,8 @@ class RedisSettings(Settings):
     """What schedulers and gateways share; nothing depends on it."""
 
     redis: str | None = Field(
-        None, description="Redis URL: mirror of the prefix index, limits of all gateways together"
+        None,
+        description="Redis URL: mirror of the prefix index, the schedulers' lease, limits of all gateways",
     )
 
 
@@ -109,6 +110,11 @@ class SchedulerSettings(RedisSettings):
     )
     max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
     max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
+    lease_ttl: float = Field(
+        1.0,
+        gt=0,
+        description="with --redis: seconds without word from the active scheduler until a standby takes over",
+    )
 
 
 class GatewaySettings(ModelSettings, RedisSettings):
@@ -154,3 +160,10 @@ class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):
 
     workers: Positive = Field(1, description="worker processes; on CUDA, one per GPU")
     gateways: Positive = Field(1, description="gateway processes that share the port")
+    schedulers: Positive = Field(1, description="one, and standbys for it; more than one need --redis")
+
+    @model_validator(mode="after")
+    def _standbys_have_redis(self) -> "ServeSettings":
+        if self.schedulers > 1 and self.redis is None:
+            raise ValueError(f"schedulers ({self.schedulers}): standbys need --redis, where the lease is")
+        return self

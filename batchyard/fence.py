@@ -15,9 +15,9 @@ def metadata(fence: int) -> tuple[tuple[str, str], ...]:
     return ((KEY, str(fence)),)
 
 
-def fence_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> int:
-    """The fence in gRPC metadata; 0, which outranks nobody, where there is none."""
+def fence_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
+    """The fence in gRPC metadata; None where there is none."""
     for key, value in metadata or ():
         if key == KEY and isinstance(value, str) and value.isdecimal():
             return int(value)
-    return 0
+    return None

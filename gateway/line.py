@@ -80,9 +80,10 @@ class Line:
         """Opens a stream, waits until its scheduler is the active one, and has it used."""
         call = self._stub.Connect()
         try:
-            await call.wait_for_connection()
-            await self._use(self, call, fence_in(await call.initial_metadata()))
-        except grpc.aio.AioRpcError as error:
-            log.debug("a scheduler took no stream", address=self.address, reason=error.details())
+            fence = fence_in(await call.initial_metadata())
+            if fence is None:
+                log.debug("a scheduler takes no stream", address=self.address, reason=await call.details())
+            else:
+                await self._use(self, call, fence)
         finally:
             call.cancel()

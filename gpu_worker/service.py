@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import structlog
 
-from batchyard.fence import fence_in
+from batchyard.fence import fence_in, metadata
 from gpu_worker.engine import EndKind, StepEngine, StepStream
 from gpu_worker.rows import RowTable
 from protos.packing import pack_u32
@@ -67,7 +67,7 @@ class WorkerService(WorkerServicer):
         """
         if self._engine is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker is still loading")
-        fence = fence_in(context.invocation_metadata())
+        fence = fence_in(context.invocation_metadata()) or 0
         if fence < self._fence:
             log.warning("stream_refused", fence=fence, seen=self._fence)
             await context.abort(
@@ -75,7 +75,7 @@ class WorkerService(WorkerServicer):
             )
         self._fence = fence
         stream = await self._engine.open()
-        await context.send_initial_metadata(())  # type: ignore[misc] # the stub mixes both APIs
+        await context.send_initial_metadata(metadata(fence))  # type: ignore[misc] # the stub mixes both APIs
         feeding = asyncio.create_task(_feed(request_iterator, stream))
         try:
             while isinstance(item := await stream.next(), StepResult):

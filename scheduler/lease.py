@@ -86,5 +86,5 @@ async def keep_alone(lease: Lease) -> None:
 
 
 def clock_fence() -> int:
-    """Milliseconds since 1970: higher for whoever starts later."""
-    return time.time_ns() // 1_000_000
+    """Microseconds since 1970: higher for whoever starts later."""
+    return time.time_ns() // 1000

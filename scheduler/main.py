@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+from collections.abc import Sequence
 
 import structlog
 
@@ -17,6 +18,7 @@ from scheduler.core import Scheduler
 from scheduler.lane import LaneOptions
 from scheduler.lease import Lease, keep_alone
 from scheduler.metrics import serve_metrics
+from scheduler.redis_lease import RedisLease, nobody_steps
 from scheduler.service import SchedulerService
 from scheduler.shedding import QueueLimits
 from scheduler.tracing import RequestSpans
@@ -41,7 +43,7 @@ async def run(settings: SchedulerSettings) -> None:
         settings.enable_prefix_caching,
         settings.calm_chunk_tokens,
     )
-    mirror = _mirror(settings.redis)
+    mirror, keeper = _over_redis(settings, transports)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen)
@@ -53,13 +55,18 @@ async def run(settings: SchedulerSettings) -> None:
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
-    tasks = [asyncio.create_task(run_while_active(scheduler, lease)), asyncio.create_task(keep_alone(lease))]
+    tasks = [
+        asyncio.create_task(keeper.keep(lease) if keeper else keep_alone(lease)),
+        asyncio.create_task(run_while_active(scheduler, lease)),
+    ]
     await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    lease.drop("the scheduler is ending")
+    await _end(tasks)
+    lease.drop("the scheduler is ending")  # gateways leave, for whoever is next
+    if keeper:
+        await keeper.release()
+        await keeper.close()
     await server.stop(grace=1.0)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, *(transport.close() for transport in transports), return_exceptions=True)
+    await asyncio.gather(*(transport.close() for transport in transports))
     if mirror:
         await mirror.close()
     if metrics:
@@ -67,10 +74,22 @@ async def run(settings: SchedulerSettings) -> None:
     telemetry.shutdown()
 
 
-def _mirror(url: str | None) -> PrefixMirror | None:
-    if not url:
-        return None
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("scheduler_failed", exc_info=error)
+
+
+def _over_redis(
+    settings: SchedulerSettings, transports: Sequence[GrpcTransport]
+) -> tuple[PrefixMirror | None, RedisLease | None]:
+    if not settings.redis:
+        return None, None
     try:
-        return PrefixMirror(url)
+        lease = RedisLease(settings.redis, settings.lease_ttl, lambda: nobody_steps(transports))
+        return PrefixMirror(settings.redis), lease
     except ValueError as error:
-        raise ConfigError(f"redis: {url!r} is no Redis URL ({error})") from error
+        raise ConfigError(f"redis: {settings.redis!r} is no Redis URL ({error})") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc.aio
 
 from batchyard.errors import WorkerLost, WorkerTaken
-from batchyard.fence import metadata
+from batchyard.fence import fence_in, metadata
 from batchyard.rpc import connect
 from protos.step_pb2 import DescribeWorkerRequest, StepBatch, StepResult, WorkerDescription
 from protos.step_pb2_grpc import WorkerStub
@@ -99,10 +99,9 @@ class _GrpcStream:
         self._writer: asyncio.Task[None] | None = None
 
     async def opened(self) -> None:
-        try:
-            await self._call.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
-            raise await self._lost() from error
+        # They come once the worker is ours, and without our fence when it refuses us.
+        if fence_in(await self._call.initial_metadata()) is None:
+            raise await self._lost()
         self._writer = asyncio.create_task(self._write())
 
     def send(self, batch: StepBatch) -> None:

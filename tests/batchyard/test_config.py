@@ -22,7 +22,7 @@ def test_every_setting_has_a_default_and_a_description_of_one_line(cls):
 
 def test_the_addresses_match_by_default():
     assert SchedulerSettings().worker_addresses == (WorkerSettings().listen,)
-    assert GatewaySettings().scheduler_address == SchedulerSettings().scheduler_listen
+    assert GatewaySettings().scheduler_address == (SchedulerSettings().scheduler_listen,)
 
 
 def test_settings_are_frozen():

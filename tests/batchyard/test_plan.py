@@ -33,7 +33,7 @@ def test_one_of_each(tmp_path):
         assert spec.command == (sys.executable, "-P", "-m", "batchyard.lifeline", spec.role)
     worker, scheduler, gateway = map(loaded, specs.values())
     assert scheduler.worker_addresses == (worker.listen,) == (f"unix:{tmp_path}/worker-0.sock",)
-    assert gateway.scheduler_address == scheduler.scheduler_listen == f"unix:{tmp_path}/scheduler.sock"
+    assert gateway.scheduler_address == (scheduler.scheduler_listen,) == (f"unix:{tmp_path}/scheduler.sock",)
     assert not gateway.share_port
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["gateway"].env
     assert specs["worker-0"].env["OMP_NUM_THREADS"] == "7"  # of 8: one is left to the others
@@ -84,6 +84,20 @@ def test_gateways_share_port_and_metrics(tmp_path):
     assert os.listdir(folder) == []
     assert loaded(specs["gateway-1"]).share_port
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["scheduler"].env
+
+
+def test_every_gateway_knows_every_scheduler(tmp_path):
+    specs = planned(tmp_path, schedulers=2, redis="redis://r", metrics_port=9100, workers=2)
+    assert list(specs) == ["worker-0", "worker-1", "scheduler-0", "scheduler-1", "gateway"]
+    first, second, gateway = (loaded(specs[name]) for name in ("scheduler-0", "scheduler-1", "gateway"))
+    assert first.worker_addresses == second.worker_addresses
+    assert gateway.scheduler_address == (first.scheduler_listen, second.scheduler_listen)
+    assert (first.metrics_port, second.metrics_port) == (9100, 9103)
+
+
+def test_standbys_need_redis():
+    with pytest.raises(ConfigError, match="standbys need --redis"):
+        load(ServeSettings, ["--schedulers", "2"], {})
 
 
 def test_metrics_ports_differ(tmp_path):

@@ -213,7 +213,8 @@ def values(cls: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     chosen = {name: of(kind_of(field)) for name, field in cls.model_fields.items()}
     if "max_num_batched_tokens" in chosen:
         chosen["max_num_batched_tokens"] = st.integers(256, 65536)  # it has to cover max_num_seqs
-    return st.fixed_dictionaries({}, optional=chosen)
+    required = {"redis": chosen.pop("redis")} if "schedulers" in chosen else {}  # standbys need it
+    return st.fixed_dictionaries(required, optional=chosen)
 
 
 @pytest.mark.parametrize("cls", [*ALL, ModelSettings])

@@ -51,7 +51,7 @@ def test_one_service_builds_the_image_that_all_share():
 
 def test_processes_find_each_other():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
-    assert gateway.scheduler_address == f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}"
+    assert gateway.scheduler_address == (f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}",)
     assert scheduler.worker_addresses == (f"worker:{worker.listen.rsplit(':')[-1]}",)
 
 

@@ -1,4 +1,4 @@
-"""Gateway, scheduler and worker as real processes, each started as an operator would."""
+"""Gateway, schedulers and worker as real processes, each started as an operator would."""
 
 import asyncio
 import contextlib
@@ -24,28 +24,29 @@ def free_port() -> int:
 
 
 class Stack:
-    """Three processes that talk over Unix sockets in `folder`."""
+    """Processes that talk over Unix sockets in `folder`: one of each, and standbys of the scheduler."""
 
-    def __init__(self, folder: Path, model="demo", worker=(), scheduler=(), gateway=()) -> None:
+    def __init__(
+        self, folder: Path, model="demo", worker=(), scheduler=(), gateway=(), standbys: int = 0
+    ) -> None:
         self.base_url = f"http://127.0.0.1:{free_port()}"
         self.grpc_address = f"127.0.0.1:{free_port()}"
         self.worker_address = f"unix:{folder}/worker.sock"
-        self.scheduler_address = f"unix:{folder}/scheduler.sock"
+        self.schedulers = ["scheduler", *(f"standby-{n}" for n in range(1, standbys + 1))]
+        self._addresses = {name: f"unix:{folder}/{name}.sock" for name in self.schedulers}
+        self.scheduler_address = self._addresses["scheduler"]
         self._log = folder / "log.txt"
         self._commands = {
             "worker": ["--model", model, "--listen", self.worker_address, "--device", "cpu", *worker],
-            "scheduler": [
-                "--scheduler-listen",
-                self.scheduler_address,
-                "--worker-addresses",
-                self.worker_address,
-                *scheduler,
-            ],
+            **{
+                name: ["--scheduler-listen", address, "--worker-addresses", self.worker_address, *scheduler]
+                for name, address in self._addresses.items()
+            },
             "gateway": [
                 "--model",
                 model,
                 "--scheduler-address",
-                self.scheduler_address,
+                ",".join(self._addresses.values()),
                 "--port",
                 self.base_url.rsplit(":", 1)[1],
                 "--grpc-port",
@@ -58,7 +59,7 @@ class Stack:
     def start(self, name: str) -> None:
         with self._log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "batchyard.cli", name, *self._commands[name]],
+                [sys.executable, "-m", "batchyard.cli", _command(name), *self._commands[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -69,6 +70,9 @@ class Stack:
         process = self.processes.pop(name)
         process.send_signal(number)
         return process.wait(timeout=30)
+
+    def signal(self, name: str, number: int) -> None:
+        self.processes[name].send_signal(number)
 
     def wait_ready(self, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -99,15 +103,25 @@ class Stack:
     def log(self) -> str:
         return self._log.read_text()
 
-    async def describe(self) -> Description:
-        async with connect(self.scheduler_address) as channel:
+    async def describe(self, name: str = "scheduler") -> Description:
+        async with connect(self._addresses[name]) as channel:
             return await SchedulerStub(channel).Describe(DescribeRequest(), wait_for_ready=True)
+
+    async def active(self, seconds: float = 20) -> str:
+        """The name of the active scheduler, as soon as one says that it is."""
+        async with asyncio.timeout(seconds):
+            while True:
+                for name in self.schedulers:
+                    if name in self.processes and (await self.describe(name)).fence:
+                        return name
+                await asyncio.sleep(0.01)
 
     async def idle(self, seconds: float = 20) -> Description:
         """Waits until nothing runs, and checks that nothing has leaked."""
+        name = await self.active()
         async with asyncio.timeout(seconds):
             while True:
-                state = await self.describe()
+                state = await self.describe(name)
                 (worker,) = state.workers
                 if not (state.running or state.waiting or worker.rows or worker.steps_in_flight):
                     break
@@ -115,3 +129,7 @@ class Stack:
         assert worker.held_blocks == 0
         assert worker.free_blocks + worker.held_blocks + worker.cached_blocks == worker.num_blocks
         return state
+
+
+def _command(name: str) -> str:
+    return "scheduler" if name.startswith("standby-") else name

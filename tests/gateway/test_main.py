@@ -48,7 +48,7 @@ def settings(tmp_path: Path) -> GatewaySettings:
         served_model_name="tiny",
         port=free_port(),
         grpc_port=free_port(),
-        scheduler_address=f"unix:{tmp_path}/scheduler.sock",
+        scheduler_address=(f"unix:{tmp_path}/scheduler.sock",),
     )
 
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from batchyard.errors import WorkerLost
+from batchyard.fence import metadata
 from batchyard.rpc import RpcServer, connect
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import DescribeRequest, GatewayMessage
@@ -28,7 +29,7 @@ class SimulatedService(WorkerServicer):
     async def Steps(self, request_iterator, context):
         self.simulated.reset()
         self.streams += 1
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata(metadata(7))
         async for batch in request_iterator:
             self.simulated.receive(batch)
             yield self.simulated.execute(batch)
