@@ -30,6 +30,7 @@ _RELEASE = (
     "if redis.call('HGET', KEYS[1], 'holder') == ARGV[1] then redis.call('HSET', KEYS[1], 'until', 0) end"
 )
 _PATIENCE_S = 1.0  # for an answer, at least
+_MOST = 5.0  # times as long is the lease at most when Redis is slow
 _ASK_S = 0.5  # for a worker to say whether it is stepped
 
 
@@ -52,6 +53,7 @@ class RedisLease:
         self._name = secrets.token_hex(8)
         self._ttl_s = ttl_s
         self._unattended = unattended
+        self._round_trip_s = 0.0
         self._away_since: float | None = None
 
     async def keep(self, lease: Lease) -> None:
@@ -89,8 +91,12 @@ class RedisLease:
 
     async def _ask(self, fence: int, beyond: int) -> tuple[int, float]:
         """The fence under which the lease is ours now, or 0; and for how many seconds it is another's."""
-        arguments: list[str | int] = [self._name, round(self._ttl_s * 1e6), fence, beyond]
+        asked = _now()
+        # A slow Redis is no reason to change places. An answer may also be late because we were stopped.
+        ttl_s = max(self._ttl_s, min(3 * self._round_trip_s, _MOST * self._ttl_s))
+        arguments: list[str | int] = [self._name, round(ttl_s * 1e6), fence, beyond]
         taken, busy_us = cast(list[int], await self._take(keys=[KEY], args=arguments))
+        self._round_trip_s = _now() - asked
         return taken, busy_us / 1e6
 
     async def _do_without(self, lease: Lease, beyond: int, error: Exception) -> None:

@@ -10,14 +10,14 @@ import pytest
 
 PROMPTS = ("import os", "def read_lines(path):", "class Node:\n    def __init__(self", "for key, value in")
 
-BASE = {"model": "demo", "max_tokens": 200, "ignore_eos": True, "temperature": 0, "stream": True}
+BASE = {"model": "demo", "max_tokens": 120, "ignore_eos": True, "temperature": 0, "stream": True}
 
 KINDS = {
     "greedy": {},
     "seeded": {"temperature": 0.9, "top_p": 0.95, "seed": 11},
     "penalties": {"repetition_penalty": 1.2, "presence_penalty": 0.4, "frequency_penalty": 0.3},
-    "stop string": {"temperature": 0.8, "seed": 4, "stop": ["\n\n\n", "return self._"], "max_tokens": 300},
-    "end of text": {"temperature": 1.0, "seed": 5, "ignore_eos": False, "max_tokens": 300},
+    "stop string": {"temperature": 0.8, "seed": 4, "stop": ["\n\n\n", "return self._"], "max_tokens": 160},
+    "end of text": {"temperature": 1.0, "seed": 5, "ignore_eos": False, "max_tokens": 160},
     "logprobs": {"temperature": 0.7, "seed": 6, "logprobs": 3},
     "n": {"temperature": 0.9, "seed": 7, "n": 2},
     "echo": {"echo": True, "logprobs": 2},
