@@ -20,8 +20,8 @@ reading what is saved. Saves are done in the order they were sent, and so are lo
 
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
-been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
-comes once no step of another stream can run any more: what `Describe` says after that is exact.
+been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata,
+with its fence, comes once no step of another stream can run any more: what `Describe` says after that is exact.
 """
 
 import builtins

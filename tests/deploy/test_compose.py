@@ -39,7 +39,8 @@ def test_gpu_override_moves_the_worker_only():
     files = ("docker-compose.yml", "docker-compose.gpu.yml")
     assert settings_of("worker", "docker-compose.yml").device == "cpu"
     assert settings_of("worker", *files).device == "cuda"
-    assert {read(files[1])["services"][service]["image"] for service in OURS} == {"batchyard:gpu"}
+    services = read(files[1])["services"]
+    assert {services[service]["image"] for service in (*OURS, "standby")} == {"batchyard:gpu"}
 
 
 def test_one_service_builds_the_image_that_all_share():
@@ -51,8 +52,16 @@ def test_one_service_builds_the_image_that_all_share():
 
 def test_processes_find_each_other():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
-    assert gateway.scheduler_address == (f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}",)
+    assert gateway.scheduler_address == tuple(
+        f"{name}:{scheduler.scheduler_listen.rsplit(':')[-1]}" for name in ("scheduler", "standby")
+    )
     assert scheduler.worker_addresses == (f"worker:{worker.listen.rsplit(':')[-1]}",)
+
+
+def test_the_standby_is_like_the_scheduler():
+    services = read("docker-compose.yml")["services"]
+    scheduler = {key: value for key, value in services["scheduler"].items() if key != "build"}
+    assert services["standby"] == scheduler
 
 
 def test_prometheus_scrapes_where_metrics_are():
@@ -66,6 +75,7 @@ def test_prometheus_scrapes_where_metrics_are():
     assert scraped == {
         f"gateway:{gateway.port}",
         f"scheduler:{scheduler.metrics_port}",
+        f"standby:{scheduler.metrics_port}",
         f"worker:{worker.metrics_port}",
     }
 
