@@ -119,7 +119,7 @@ class SchedulerLink:
         if self._active:
             self._active[1].replace()
         self._live.end_overdue(_now())
-        stream = SchedulerStream(call, fence, self._live)
+        stream = SchedulerStream(call, self._live)
         self._active = line, stream
         self._open.set()
         self._away.clear()

@@ -25,9 +25,8 @@ class SchedulerStream:
     tokens                one message per step for all requests, dealt out to their subscriptions
     """
 
-    def __init__(self, call: "Call", fence: int, live: LiveRequests) -> None:
+    def __init__(self, call: "Call", live: LiveRequests) -> None:
         """Submits all of `live`; nothing is sent before `run`."""
-        self.fence = fence
         self.heard = False
         """Whether a message has come."""
         self._call = call

@@ -50,7 +50,7 @@ async def run(settings: SchedulerSettings) -> None:
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, lease), SERVICE)
     await server.start()
     await server.set_serving(True)
-    metrics = serve_metrics(scheduler, settings.metrics_port) if settings.metrics_port else None
+    metrics = serve_metrics(scheduler, lease, settings.metrics_port) if settings.metrics_port else None
     log.info("scheduler_ready", address=server.address, workers=list(settings.worker_addresses))
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()

@@ -84,6 +84,9 @@ class GrpcTransport:
         except WorkerTaken:
             self._lease.outranked((await self.describe()).fence)
             raise
+        except BaseException:
+            stream.close()  # or it would take the worker when nobody waits for it any more
+            raise
         return stream
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from batchyard.rpc import connect
 from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2 import DescribeRequest
 from protos.scheduling_pb2_grpc import SchedulerStub
+from scheduler.lease import Lease
 from scheduler.main import run
 from scheduler.metrics import serve_metrics
 from tests.scheduler.helpers import Client, make_scheduler
@@ -29,7 +30,9 @@ async def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
 
 
 async def read_metrics(scheduler):
-    server = serve_metrics(scheduler, 0)
+    lease = Lease()
+    lease.hold(12)
+    server = serve_metrics(scheduler, lease, 0)
     try:
         url = f"http://127.0.0.1:{server.server_port}/metrics"
         return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
@@ -46,6 +49,7 @@ async def test_hits_and_evictions_are_counted():
             await client.all_finished()
         transports[0].stream.break_off()  # what was counted stays counted
         text = await read_metrics(scheduler)
+    assert "batchyard_scheduler_fence 12.0" in text
     assert "batchyard_prompt_tokens_total 106.0" in text
     assert 'batchyard_prefix_hit_tokens_total{tier="gpu"} 12.0' in text
     assert 'batchyard_evicted_blocks_total{tier="gpu",worker="sim"} 8.0' in text
