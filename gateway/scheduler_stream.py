@@ -60,7 +60,7 @@ class SchedulerStream:
         tasks = [asyncio.create_task(part) for part in (self._replacement(), self._receive(), self._send())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return _why(next(task for task in tasks if task.done()).exception())
+            return _why(next(task for task in tasks if task.done()))
         finally:
             for task in tasks:
                 task.cancel()
@@ -98,7 +98,10 @@ class SchedulerStream:
         raise SchedulerLost("the scheduler ended the stream")
 
 
-def _why(error: BaseException | None) -> str:
+def _why(ended: asyncio.Task[None]) -> str:
+    if ended.cancelled():
+        return "the stream was cancelled"
+    error = ended.exception()
     if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | BatchyardError):
         log.error("the stream to the scheduler failed", exc_info=error)
     return str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)

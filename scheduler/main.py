@@ -65,7 +65,7 @@ async def run(settings: SchedulerSettings) -> None:
     if keeper:
         await keeper.release()
         await keeper.close()
-    await server.stop(grace=1.0)
+    await server.stop(grace=0.2)
     await asyncio.gather(*(transport.close() for transport in transports))
     if mirror:
         await mirror.close()
