@@ -132,7 +132,8 @@ class RedisSettings(Settings):
     """What schedulers and gateways share; nothing depends on it."""
 
     redis: RedisUrl | None = Field(
-        None, description="Redis URL: mirror of the prefix index, limits of all gateways together"
+        None,
+        description="Redis URL: mirror of the prefix index, the schedulers' lease, limits of all gateways",
     )
 
 
@@ -156,6 +157,11 @@ class SchedulerSettings(RedisSettings):
     )
     max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
     max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
+    lease_ttl: float = Field(
+        1.0,
+        gt=0,
+        description="with --redis: seconds without word from the active scheduler until a standby takes over",
+    )
 
 
 class GatewaySettings(ModelSettings, RedisSettings):
@@ -195,6 +201,9 @@ class GatewaySettings(ModelSettings, RedisSettings):
         ("127.0.0.1:50051",),
         description="gRPC addresses of the scheduler and its standbys, separated by commas",
     )
+    scheduler_wait: float = Field(
+        30.0, ge=0, description="seconds that a request waits while there is no scheduler"
+    )
     warm_prompts: str | None = Field(
         None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"
     )
@@ -213,3 +222,10 @@ class ServeSettings(GatewaySettings, SchedulerSettings, WorkerSettings):
 
     workers: Positive = Field(1, description="worker processes; on CUDA, one per GPU")
     gateways: Positive = Field(1, description="gateway processes that share the port")
+    schedulers: Positive = Field(1, description="one, and standbys for it; more than one need --redis")
+
+    @model_validator(mode="after")
+    def _standbys_have_redis(self) -> "ServeSettings":
+        if self.schedulers > 1 and self.redis is None:
+            raise ValueError(f"schedulers ({self.schedulers}): standbys need --redis, where the lease is")
+        return self

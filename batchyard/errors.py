@@ -11,6 +11,7 @@ BatchyardError
 │   └── ServerFull             others have the room (HTTP 503)
 └── InternalError              we, or the machine, failed
     ├── WorkerLost             a worker's stream broke or its deadline passed
+    │   └── WorkerTaken        another scheduler has it now: the worker is well
     ├── WorkerRefused          a worker that registers does not fit those that are here
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
     └── ProtocolError          a peer said something the protocol does not allow
@@ -67,6 +68,10 @@ class InternalError(BatchyardError):
 
 class WorkerLost(InternalError):
     """A worker's stream broke, or it missed the deadline of a step."""
+
+
+class WorkerTaken(WorkerLost):
+    """Another scheduler has the worker now."""
 
 
 class WorkerRefused(InternalError):

@@ -2,6 +2,8 @@
 
 RUN_DIR/worker-0.sock  ◀── scheduler ── RUN_DIR/scheduler.sock ◀── gateway (host:port)
 RUN_DIR/worker-1.sock  ◀──┘                                    ◀── gateway-1 (the same port)
+
+Of several schedulers each has all workers, and each worker and each gateway has all schedulers.
 """
 
 import os
@@ -60,7 +62,7 @@ def plan(
     Sockets and the metrics that gateways share are in `run_dir`. Raises ConfigError for too few GPUs.
     """
     specs = [_worker(settings, number, run_dir, machine, environ) for number in range(settings.workers)]
-    specs.append(_scheduler(settings, run_dir, environ))
+    specs += [_scheduler(settings, number, run_dir, environ) for number in range(settings.schedulers)]
     specs += [_gateway(settings, number, run_dir, environ) for number in range(settings.gateways)]
     return specs
 
@@ -74,22 +76,37 @@ def _worker(
         WorkerSettings,
         worker_id=name,
         listen=_socket(run_dir, name),
-        scheduler_address=(_socket(run_dir, "scheduler"),),
+        scheduler_address=_schedulers(settings, run_dir),
         metrics_port=settings.metrics_port and settings.metrics_port + 1 + number,
     )
     env = _environment(environ, mine) | _share(settings, number, machine, environ)
     return ProcessSpec(name, "worker", _command("worker"), env)
 
 
-def _scheduler(settings: ServeSettings, run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
+def _scheduler(
+    settings: ServeSettings, number: int, run_dir: Path, environ: Mapping[str, str]
+) -> ProcessSpec:
+    name = _scheduler_names(settings)[number]
     workers = tuple(_socket(run_dir, f"worker-{number}") for number in range(settings.workers))
     mine = _narrow(
         settings,
         SchedulerSettings,
-        scheduler_listen=_socket(run_dir, "scheduler"),
+        scheduler_listen=_socket(run_dir, name),
         worker_addresses=workers,
+        # The first one's, then the workers', then those of its standbys.
+        metrics_port=settings.metrics_port
+        and settings.metrics_port + (settings.workers + number if number else 0),
     )
-    return ProcessSpec("scheduler", "scheduler", _command("scheduler"), _environment(environ, mine))
+    return ProcessSpec(name, "scheduler", _command("scheduler"), _environment(environ, mine))
+
+
+def _scheduler_names(settings: ServeSettings) -> list[str]:
+    several = settings.schedulers > 1
+    return [f"scheduler-{number}" if several else "scheduler" for number in range(settings.schedulers)]
+
+
+def _schedulers(settings: ServeSettings, run_dir: Path) -> tuple[str, ...]:
+    return tuple(_socket(run_dir, name) for name in _scheduler_names(settings))
 
 
 def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mapping[str, str]) -> ProcessSpec:
@@ -99,7 +116,7 @@ def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mappi
         GatewaySettings,
         share_port=several,
         gateway_count=settings.gateways,
-        scheduler_address=(_socket(run_dir, "scheduler"),),
+        scheduler_address=_schedulers(settings, run_dir),
     )
     env = _environment(environ, mine)
     if several:

@@ -101,7 +101,7 @@ def connect(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
     options = [
         *_OPTIONS,
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 1_000),
+        ("grpc.max_reconnect_backoff_ms", 250),
     ]
     if tls is None or _is_unix(address):
         return grpc.aio.insecure_channel(address, options=options)

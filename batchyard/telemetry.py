@@ -2,7 +2,6 @@
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -21,6 +20,9 @@ class Telemetry:
         resource = Resource.create({"service.name": service, "service.instance.id": instance})
         self._provider: TracerProvider | None = None
         if otlp:
+            # Imported here: it takes a sixth of a scheduler's start, and one that died is waited for.
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
             self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(sample)))
             exporter = OTLPSpanExporter(endpoint=otlp, insecure=otlp.startswith("http://"))
             self._provider.add_span_processor(BatchSpanProcessor(exporter))

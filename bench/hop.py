@@ -32,6 +32,7 @@ from bench.decoding import Decode, tokens_per_second
 from bench.in_process import worker_in_process
 from bench.models import SHAPES, write_model
 from bench.service import environment
+from scheduler.lease import Lease
 from scheduler.transport import GrpcTransport, Transport
 
 IN_PROCESS, SOCKET, DELAYED = "in-process", "Unix socket", "delayed"
@@ -73,7 +74,8 @@ async def measure(options: Options, settings: WorkerSettings) -> Rates:
         with _worker(ours), _proxy(far, near, options.delay_ms):
             await _serving(near)
             await _serving(far)
-            await _measure({SOCKET: GrpcTransport(near), DELAYED: GrpcTransport(far)}, options, rates)
+            transports = {SOCKET: GrpcTransport(near, Lease()), DELAYED: GrpcTransport(far, Lease())}
+            await _measure(transports, options, rates)
     async with worker_in_process(settings) as transport:
         await _measure({IN_PROCESS: transport}, options, rates)
     return rates

@@ -35,6 +35,7 @@ from bench.simulation import routers
 from bench.simulation.fleet import Outcome, serve
 from bench.simulation.lru import IdealCache
 from scheduler.lane import Lane
+from scheduler.lease import Lease
 from scheduler.load import Load
 from scheduler.placement import LeastCost, Placement
 from scheduler.request import Request, Tokens
@@ -162,7 +163,7 @@ async def run(
     asked: Sequence[Question], addresses: Sequence[str], placement: Placement, concurrency: int
 ) -> Outcome:
     """One run on all workers. Raises TimeoutError."""
-    transports = [GrpcTransport(address) for address in addresses]
+    transports = [GrpcTransport(address, Lease()) for address in addresses]
     try:
         async with asyncio.timeout(TIMEOUT):
             return await serve(asked, transports, placement, concurrency=concurrency)

@@ -17,8 +17,9 @@ class LateBackend:
         self._known: Backend | None = None
 
     async def get(self) -> Backend:
-        """Raises SchedulerLost while the scheduler is away, or no worker has told it of the model."""
+        """Raises SchedulerLost where the scheduler stays away, or no worker has told it of the model."""
         if self._known is None:
+            await self._link.wait_connected()
             description = await self._link.describe()
             if not description.max_model_len:
                 raise SchedulerLost("No worker has loaded the model yet.")

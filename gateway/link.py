@@ -1,66 +1,67 @@
-"""The gateway's one stream to the scheduler, over which all its requests go.
+"""The gateway's way to the schedulers, over which all its requests go.
 
-    submits and cancels   gathered while a message is being written, so they leave in batches
-    tokens                one message per step for all requests, dealt out to their subscriptions
-
-The stream is opened anew whenever it breaks; the requests that were on it end with SchedulerLost.
+There is a line to each scheduler, and one is active: the one whose stream has the highest fence. When its
+stream breaks, or one with a higher fence opens, the live requests are submitted again where they now belong,
+each with the answer so far. Their readers see a pause. See docs/recovery.md.
 """
 
 import asyncio
 import itertools
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import grpc.aio
 import structlog
 
-from batchyard.errors import BatchyardError, ProtocolError, SchedulerLost
-from batchyard.rpc import connect
+from batchyard.errors import SchedulerLost
 from batchyard.tls import TlsFiles
-from gateway.subscription import Subscription, Subscriptions
-from protos.scheduling_pb2 import (
-    DescribeRequest,
-    Description,
-    GatewayMessage,
-    SchedulerMessage,
-    Submit,
-    WarmPrompt,
-    WarmRequest,
-)
-from protos.scheduling_pb2_grpc import SchedulerStub
+from gateway.line import LASTED_S, Line
+from gateway.live import LiveRequests
+from gateway.scheduler_stream import SchedulerStream
+from gateway.subscription import Subscription
+from protos.scheduling_pb2 import Description, Submit, WarmPrompt
+
+if TYPE_CHECKING:
+    from gateway.scheduler_stream import Call
 
 log = structlog.get_logger()
 
-_FIRST_DELAY_S = 0.1  # before a broken stream is opened again; doubles with every stream that does not last
-_LAST_DELAY_S = 2.0
-_LASTED_S = 5.0
+_LOOK_EVERY_S = 0.05  # at who has waited too long, while there is no stream
 
 
 class SchedulerLink:
     """Submits requests and deals out what comes back. An asynchronous context manager; enter it once."""
 
     def __init__(
-        self, address: str, warm_prompts: Sequence[WarmPrompt] = (), tls: TlsFiles | None = None
+        self,
+        addresses: Sequence[str],
+        warm_prompts: Sequence[WarmPrompt] = (),
+        wait_s: float = 30.0,
+        tls: TlsFiles | None = None,
     ) -> None:
-        """`address` is the scheduler's, host:port or unix:/path. Nothing is sent before `__aenter__`.
+        """`addresses` are the schedulers', host:port or unix:/path. Nothing is sent before `__aenter__`.
 
-        A scheduler is told of `warm_prompts` before there is a stream to it.
+        Requests without a scheduler wait for one up to `wait_s` seconds. Each scheduler is told of
+        `warm_prompts` before there is a stream to it.
         """
-        self._address = address
-        self._warm_prompts = warm_prompts
-        self._channel = connect(address, tls)
-        self._stub = SchedulerStub(self._channel)
+        self._lines = [Line(address, warm_prompts, self._use, tls) for address in addresses]
+        self._wait_s = wait_s
         self._ids = itertools.count(1)
-        self._live = Subscriptions()
-        self._submits: dict[int, Submit] = {}  # not sent yet
-        self._cancels: list[int] = []  # not sent yet
-        self._work = asyncio.Event()  # set while there is something to send
+        self._live = LiveRequests()
+        self._fence = 0  # the highest seen
+        self._active: tuple[Line, SchedulerStream] | None = None
         self._open = asyncio.Event()  # set while there is a stream
-        self._running: asyncio.Task[None] | None = None
+        self._away = asyncio.Event()  # set while there is none
+        self._away_since = 0.0
+        self._why_away = "the scheduler cannot be reached now"
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "SchedulerLink":
         """Starts to connect; does not wait for it."""
-        self._running = asyncio.create_task(self._keep_open())
+        self._away_since = _now()
+        self._away.set()
+        self._tasks = [asyncio.create_task(line.run()) for line in self._lines]
+        self._tasks.append(asyncio.create_task(self._end_who_waited_too_long()))
         return self
 
     async def __aexit__(
@@ -69,20 +70,26 @@ class SchedulerLink:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ends the stream, and with it the requests that are still on it: they raise SchedulerLost."""
-        if self._running:
-            self._running.cancel()
-            await asyncio.wait([self._running])
-        await self._channel.close()
+        """Ends the streams, and with them the requests that are left: they raise SchedulerLost."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        for request in self._live:
+            self._live.fail(request, SchedulerLost("the gateway is closing"))
+        for line in self._lines:
+            await line.close()
 
     @property
     def connected(self) -> bool:
-        """Whether there is a stream to the scheduler now."""
-        return self._open.is_set()
+        """Whether there is a stream to an active scheduler now."""
+        return self._active is not None
 
     async def wait_connected(self) -> None:
-        """Returns when there is a stream to the scheduler."""
-        await self._open.wait()
+        """Returns when there is a stream to an active scheduler. Raises SchedulerLost after `wait_s`."""
+        try:
+            await asyncio.wait_for(self._open.wait(), self._wait_s)
+        except TimeoutError:
+            raise self._lost() from None
 
     @property
     def num_live(self) -> int:
@@ -90,95 +97,69 @@ class SchedulerLink:
         return len(self._live)
 
     def submit(self, request: Submit) -> Subscription:
-        """Sends a request, under an id set here. Raises SchedulerLost at once where there is no stream."""
-        self._require_stream()
+        """Sends a request, under an id set here, when there is a stream."""
         request.id = next(self._ids)
-        self._submits[request.id] = request
-        self._work.set()
-        return self._live.add(request.id, self._end)
+        subscription = self._live.add(request, self._end, _now())
+        if self._active:
+            self._active[1].submit(request.id)
+        return subscription
 
     async def describe(self, timeout_s: float = 2.0) -> Description:
-        """The scheduler's state. Raises SchedulerLost where it does not answer within `timeout_s` seconds."""
-        self._require_stream()
-        try:
-            return await self._stub.Describe(DescribeRequest(), timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise SchedulerLost(f"the scheduler does not answer: {error.details()}") from error
-
-    def _require_stream(self) -> None:
-        if not self.connected:
-            raise SchedulerLost("the scheduler cannot be reached now")
+        """The active scheduler's state. Raises SchedulerLost where none tells it in `timeout_s` seconds."""
+        if self._active is None:
+            raise self._lost()
+        return await self._active[0].describe(timeout_s)
 
     def _end(self, submit_id: int) -> None:
-        if not self._live.remove(submit_id):
-            return  # it ended by itself
-        if self._submits.pop(submit_id, None) is None:
-            self._cancels.append(submit_id)
-            self._work.set()
+        # What was live no more has ended by itself.
+        if self._live.remove(submit_id) and self._active:
+            self._active[1].cancel(submit_id)
 
-    async def _keep_open(self) -> None:
-        delay = _FIRST_DELAY_S
-        while True:
-            await self._channel.channel_ready()
-            opened = asyncio.get_running_loop().time()
-            if await self._tell_warm_prompts():
-                await self._hold_stream()
-            if asyncio.get_running_loop().time() - opened > _LASTED_S:
-                delay = _FIRST_DELAY_S
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_DELAY_S)
-
-    async def _tell_warm_prompts(self) -> bool:
-        """Whether the scheduler knows them."""
-        if self._warm_prompts:
-            try:
-                await self._stub.Warm(WarmRequest(prompts=self._warm_prompts))
-            except grpc.aio.AioRpcError as error:
-                log.warning("the scheduler takes no warm prompts", reason=error.details())
-                return False
-        return True
-
-    async def _hold_stream(self) -> None:
-        """Opens a stream and uses it until it breaks."""
-        call = self._stub.Connect()
+    async def _use(self, line: Line, call: "Call", fence: int) -> None:
+        """Has the live requests carried by a new stream, unless one with a higher fence was there."""
+        if fence < self._fence:
+            log.info("a scheduler is outranked", address=line.address, fence=fence, by=self._fence)
+            return
+        self._fence = fence
+        if self._active:
+            self._active[1].replace()
+        self._live.end_overdue(_now())
+        stream = SchedulerStream(call, self._live)
+        self._active = line, stream
         self._open.set()
-        log.info("connected to the scheduler", address=self._address)
-        tasks = [asyncio.create_task(self._receive(call)), asyncio.create_task(self._send(call))]
-        reason = "the gateway is closing"
+        self._away.clear()
+        log.info("connected to the scheduler", address=line.address, fence=fence, requests=len(self._live))
+        opened, reason = _now(), "the gateway is closing"
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            reason = self._why(next(task for task in tasks if task.done()).exception())
+            reason = await stream.run()
         finally:
-            self._open.clear()
-            self._submits.clear()
-            self._cancels.clear()
-            self._live.fail_all(SchedulerLost(f"lost the scheduler while the request ran: {reason}"))
-            call.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            log.warning("lost the scheduler", address=line.address, reason=reason, requests=len(self._live))
+            if self._active == (line, stream):
+                self._lose(reason, worked=stream.heard or _now() - opened > LASTED_S)
 
-    async def _send(self, call: "grpc.aio.StreamStreamCall[GatewayMessage, SchedulerMessage]") -> None:
+    def _lose(self, reason: str, *, worked: bool) -> None:
+        self._active = None
+        self._open.clear()
+        self._away.set()
+        self._why_away = f"lost the scheduler: {reason}"
+        # Streams that break at once are no end of the wait: a request that breaks them would wait for ever.
+        if worked:
+            self._away_since = _now()
+
+    async def _end_who_waited_too_long(self) -> None:
         while True:
-            await self._work.wait()
-            self._work.clear()
-            message = GatewayMessage(submit=self._submits.values(), cancel=self._cancels)
-            self._submits.clear()
-            self._cancels.clear()
-            await call.write(message)
+            await self._away.wait()
+            now = _now()
+            self._live.end_overdue(now)
+            for request in self._live:
+                if now - max(self._away_since, request.began) >= self._wait_s:
+                    self._live.fail(request, self._lost())
+            await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _receive(self, call: "grpc.aio.StreamStreamCall[GatewayMessage, SchedulerMessage]") -> None:
-        async for message in call:
-            try:
-                self._live.deal(message)
-            except ValueError as error:
-                raise ProtocolError(f"the scheduler's message is malformed: {error}") from error
-        raise SchedulerLost("the scheduler ended the stream")
+    def _lost(self) -> SchedulerLost:
+        return SchedulerLost(self._why_away)
 
-    def _why(self, error: BaseException | None) -> str:
-        reason = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
-        foreseen = isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | BatchyardError)
-        log.warning(
-            "lost the scheduler", address=self._address, reason=reason, exc_info=None if foreseen else error
-        )
-        return reason
+
+def _now() -> float:
+    """Seconds, by the clock of deadlines here."""
+    return asyncio.get_running_loop().time()

@@ -60,7 +60,7 @@ async def run(settings: GatewaySettings) -> None:
         telemetry = _telemetry(settings)
         stack.callback(telemetry.shutdown)
         link = await stack.enter_async_context(
-            SchedulerLink(settings.scheduler_address[0], warm_prompts, hop_tls)
+            SchedulerLink(settings.scheduler_address, warm_prompts, settings.scheduler_wait, hop_tls)
         )
         model = settings.served_model_name or settings.model
         service = Service(

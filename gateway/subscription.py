@@ -1,28 +1,25 @@
-"""The receiving end of requests: what the scheduler says of each, merged until its reader comes for it."""
+"""The receiving end of a request: what the scheduler says of it, merged until its reader comes for it.
+
+It outlives the scheduler. It knows the request and all of the answer so far, which is all that another
+scheduler needs to go on with it; its reader sees a pause.
+"""
 
 import asyncio
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from batchyard.errors import (
-    BatchyardError,
-    InternalError,
-    InvalidRequest,
-    Overloaded,
-    SchedulerLost,
-    ServerFull,
-)
-from protos.packing import unpack_i32, unpack_u64
+from batchyard.errors import BatchyardError, InternalError
+from protos.packing import pack_i32, unpack_i32
 from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import (
     FINISH_REASON_FAILED,
-    REFUSAL_REASON_INVALID,
-    REFUSAL_REASON_OVER_SHARE,
-    REFUSAL_REASON_OVERLOADED,
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_TIMEOUT,
     Finished,
-    Refused,
-    SchedulerMessage,
+    Submit,
 )
 
 
@@ -44,9 +41,19 @@ class Subscription:
     `finished`, or else with the error that ended the request, after what came before the error.
     """
 
-    def __init__(self, submit_id: int, on_close: Callable[[int], None]) -> None:
-        """`on_close` is called with `submit_id`, once, when the reader is done with the request."""
-        self._id = submit_id
+    def __init__(self, submit: Submit, on_close: Callable[[int], None], now: float) -> None:
+        """`on_close` is called with the id of `submit`, once, when the reader is done with the request.
+
+        `now`, in seconds, is when the time that `submit` has begins.
+        """
+        self.id = submit.id
+        self.began = now
+        self._submit = submit
+        self._prompt = submit.tokens
+        self._answered = array("i")
+        self._deadline = now + submit.timeout_ms / 1000 if submit.timeout_ms else None
+        self._submitted = False
+        self._started = False
         self._on_close = on_close
         self._pending = Update()
         self._next_scored = 1  # prompt position whose log-probability comes next
@@ -54,12 +61,14 @@ class Subscription:
         self._news = asyncio.Event()  # set while there is something to read
         self._closed = False
 
+    # For the reader
+
     def close(self) -> None:
         """Ends the iteration, and the request if it still runs. Does nothing the second time."""
         if not self._closed:
             self._closed = True
             self._news.set()
-            self._on_close(self._id)
+            self._on_close(self.id)
 
     def __enter__(self) -> "Subscription":
         return self
@@ -90,10 +99,42 @@ class Subscription:
             self.close()
         return update
 
-    def pending(self) -> Update:
-        """What the next update will have, to be added to. The reader is woken."""
-        self._news.set()
-        return self._pending
+    # For whoever submits it
+
+    def to_submit(self, now: float) -> Submit:
+        """The request as a scheduler is to be told of it now: the answer so far follows the prompt."""
+        submit = self._submit
+        if self._answered:
+            submit.tokens = self._prompt + pack_i32(self._answered)
+            # The prompt has been scored, or there would be no answer: it may come from the cache.
+            submit.sampling.ClearField("prompt_logprobs")
+        if self._deadline is not None:
+            submit.timeout_ms = max(1, round((self._deadline - now) * 1000))
+        submit.accepted = self._submitted
+        self._submitted = True
+        return submit
+
+    def overdue(self, now: float) -> Finished | None:
+        """How the request has ended, where no scheduler is left to say so; None where it has not."""
+        answered, submit = self._answered, self._submit
+        if answered and answered[-1] in unpack_i32(submit.sampling.stop_token_ids):
+            return Finished(id=self.id, reason=FINISH_REASON_STOP, stop_token=answered[-1])
+        if answered and len(answered) >= submit.max_tokens:
+            return Finished(id=self.id, reason=FINISH_REASON_LENGTH, stop_token=-1)
+        if self._deadline is not None and now >= self._deadline:
+            return Finished(id=self.id, reason=FINISH_REASON_TIMEOUT, stop_token=-1)
+        return None
+
+    # For whoever brings the news
+
+    def add_tokens(self, token_ids: Sequence[int]) -> None:
+        """The answer goes on with `token_ids`."""
+        self._answered.extend(token_ids)
+        self._wake().token_ids += token_ids
+
+    def add_logprobs(self, logprobs: Logprobs) -> None:
+        """Of the next token."""
+        self._wake().logprobs.append(logprobs)
 
     def add_prompt_logprobs(self, start: int, positions: Sequence[Logprobs]) -> None:
         """Adds those of the prompt tokens from position `start` on, but for what came before: a request that
@@ -105,85 +146,26 @@ class Subscription:
             raise ValueError(f"log-probabilities of the prompt jump from {self._next_scored} to {start}")
         new = positions[self._next_scored - start :]
         self._next_scored += len(new)
-        self.pending().prompt_logprobs.extend(new)
+        self._wake().prompt_logprobs.extend(new)
+
+    def start(self, cached_tokens: int) -> None:
+        """The request runs. What another scheduler finds in its cache later is not the client's gain."""
+        if not self._started:
+            self._started = True
+            self._wake().cached_tokens = cached_tokens
+
+    def finish(self, finished: Finished) -> None:
+        """The request is over."""
+        if finished.reason == FINISH_REASON_FAILED:
+            self.fail(InternalError(finished.error or "the request failed"))
+        else:
+            self._wake().finished = finished
 
     def fail(self, error: BatchyardError) -> None:
         """Ends the request with `error`, which the reader gets after what it has not read yet."""
         self._error = error
         self._news.set()
 
-
-class Subscriptions:
-    """The live requests of one stream, by the ids under which they were submitted."""
-
-    def __init__(self) -> None:
-        self._live: dict[int, Subscription] = {}
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def add(self, submit_id: int, on_close: Callable[[int], None]) -> Subscription:
-        """A subscription to what will be dealt out to `submit_id`."""
-        self._live[submit_id] = subscription = Subscription(submit_id, on_close)
-        return subscription
-
-    def remove(self, submit_id: int) -> bool:
-        """Whether the request was live: its end is not known yet."""
-        return self._live.pop(submit_id, None) is not None
-
-    def deal(self, message: SchedulerMessage) -> None:
-        """Hands everything in `message` to its request. What is for a request no longer live is dropped.
-
-        Raises ValueError where the message's arrays do not fit together.
-        """
-        self._deal_tokens(message)
-        for started in message.started:
-            if subscription := self._live.get(started.id):
-                subscription.pending().cached_tokens = started.cached_tokens
-        for token in message.logprobs:
-            if subscription := self._live.get(token.id):
-                subscription.pending().logprobs.append(token.logprobs)
-        for prompt in message.prompt_logprobs:
-            if subscription := self._live.get(prompt.id):
-                subscription.add_prompt_logprobs(prompt.start, prompt.positions)
-        for finished in message.finished:
-            if subscription := self._live.pop(finished.id, None):
-                _finish(subscription, finished)
-        for refused in message.refused:
-            if subscription := self._live.pop(refused.id, None):
-                subscription.fail(_refusal(refused))
-
-    def fail_all(self, error: BatchyardError) -> None:
-        """Ends every live request with `error`."""
-        live, self._live = self._live, {}
-        for subscription in live.values():
-            subscription.fail(error)
-
-    def _deal_tokens(self, message: SchedulerMessage) -> None:
-        counts = unpack_i32(message.counts).tolist()
-        tokens = unpack_i32(message.tokens).tolist()
-        if sum(counts) != len(tokens):
-            raise ValueError(f"a message with {len(tokens)} tokens counts {sum(counts)}")
-        end = 0
-        for submit_id, count in zip(unpack_u64(message.ids).tolist(), counts, strict=True):
-            start, end = end, end + count
-            if subscription := self._live.get(submit_id):
-                subscription.pending().token_ids += tokens[start:end]
-
-
-def _finish(subscription: Subscription, finished: Finished) -> None:
-    if finished.reason == FINISH_REASON_FAILED:
-        subscription.fail(InternalError(finished.error or "the request failed"))
-    else:
-        subscription.pending().finished = finished
-
-
-def _refusal(refused: Refused) -> BatchyardError:
-    if refused.reason == REFUSAL_REASON_INVALID:
-        return InvalidRequest(refused.message)
-    retry_after_s = refused.retry_after_ms / 1000
-    if refused.reason == REFUSAL_REASON_OVER_SHARE:
-        return Overloaded(refused.message, retry_after_s)
-    if refused.reason == REFUSAL_REASON_OVERLOADED:
-        return ServerFull(refused.message, retry_after_s)
-    return SchedulerLost(refused.message)
+    def _wake(self) -> Update:
+        self._news.set()
+        return self._pending

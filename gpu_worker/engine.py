@@ -102,6 +102,11 @@ class StepEngine:
         self.leaving = False
         """No scheduler should take the worker over any more."""
 
+    @property
+    def has_stream(self) -> bool:
+        """Whether a scheduler has the worker now."""
+        return self._stream is not None
+
     async def open(self) -> StepStream:
         """A stream that takes the worker over: the one before has ended, and all rows are free."""
         if self._stream is not None:

@@ -5,6 +5,10 @@ Gateway to scheduler: one stream per gateway, token ids down, tokens up.
 
 The scheduler answers with one message per step, whatever the number of requests in it. When the stream ends,
 everything the gateway had submitted on it is cancelled.
+
+Of several schedulers one is active at a time. The initial metadata of a stream comes when its scheduler is
+that one, and has its fence under `batchyard-fence`, a decimal number that grows with every change. A gateway
+has a stream to each and uses the one with the highest fence: there it submits again what it still waits for.
 """
 
 import builtins
@@ -256,6 +260,7 @@ class Submit(google.protobuf.message.Message):
     WEIGHT_FIELD_NUMBER: builtins.int
     PRIORITY_FIELD_NUMBER: builtins.int
     TIMEOUT_MS_FIELD_NUMBER: builtins.int
+    ACCEPTED_FIELD_NUMBER: builtins.int
     id: builtins.int
     """chosen by the gateway, never used twice on a stream"""
     request_id: builtins.str
@@ -278,6 +283,8 @@ class Submit(google.protobuf.message.Message):
     """lower is more urgent, as in vLLM; 0 is the default"""
     timeout_ms: builtins.int
     """for the whole request, from its arrival here; 0 for none"""
+    accepted: builtins.bool
+    """it was submitted before, on a stream that broke: it is not refused for want of room"""
     @property
     def sampling(self) -> protos.sampling_pb2.Sampling: ...
     def __init__(
@@ -295,10 +302,11 @@ class Submit(google.protobuf.message.Message):
         weight: builtins.float = ...,
         priority: builtins.int = ...,
         timeout_ms: builtins.int = ...,
+        accepted: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["sampling", b"sampling"]
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "priority", b"priority", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "weight", b"weight"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["accepted", b"accepted", "cache_salt", b"cache_salt", "id", b"id", "max_tokens", b"max_tokens", "priority", b"priority", "prompt_len", b"prompt_len", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "timeout_ms", b"timeout_ms", "tokens", b"tokens", "traceparent", b"traceparent", "weight", b"weight"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Submit: typing_extensions.TypeAlias = Submit
@@ -501,6 +509,7 @@ class Description(google.protobuf.message.Message):
     RUNNING_FIELD_NUMBER: builtins.int
     WORKERS_FIELD_NUMBER: builtins.int
     WARMING_FIELD_NUMBER: builtins.int
+    FENCE_FIELD_NUMBER: builtins.int
     ready: builtins.bool
     """tokens can flow now: a worker takes requests, is warm, and answers its steps"""
     max_model_len: builtins.int
@@ -510,6 +519,8 @@ class Description(google.protobuf.message.Message):
     running: builtins.int
     warming: builtins.int
     """warm prompts that the worker with most of them still lacks"""
+    fence: builtins.int
+    """of this scheduler while it is the active one, else 0"""
     @property
     def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WorkerState]: ...
     def __init__(
@@ -522,8 +533,9 @@ class Description(google.protobuf.message.Message):
         running: builtins.int = ...,
         workers: collections.abc.Iterable[Global___WorkerState] | None = ...,
         warming: builtins.int = ...,
+        fence: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max_model_len", b"max_model_len", "ready", b"ready", "running", b"running", "vocab_size", b"vocab_size", "waiting", b"waiting", "warming", b"warming", "workers", b"workers"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["fence", b"fence", "max_model_len", b"max_model_len", "ready", b"ready", "running", b"running", "vocab_size", b"vocab_size", "waiting", b"waiting", "warming", b"warming", "workers", b"workers"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Description: typing_extensions.TypeAlias = Description

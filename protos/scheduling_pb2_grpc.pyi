@@ -5,6 +5,10 @@ Gateway to scheduler: one stream per gateway, token ids down, tokens up.
 
 The scheduler answers with one message per step, whatever the number of requests in it. When the stream ends,
 everything the gateway had submitted on it is cancelled.
+
+Of several schedulers one is active at a time. The initial metadata of a stream comes when its scheduler is
+that one, and has its fence under `batchyard-fence`, a decimal number that grows with every change. A gateway
+has a stream to each and uses the one with the highest fence: there it submits again what it still waits for.
 """
 
 import abc

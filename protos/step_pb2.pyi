@@ -20,10 +20,10 @@ reading what is saved. Saves are done in the order they were sent, and so are lo
 
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
-been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
-comes once no step of another stream can run any more: what `Describe` says after that is exact. A worker that
-is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it has the
-answers to those that it sent.
+been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata,
+with its fence, comes once no step of another stream can run any more: what `Describe` says after that is exact.
+A worker that is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it
+has the answers to those that it sent.
 """
 
 import builtins
@@ -69,6 +69,8 @@ class WorkerDescription(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     BLOCK_GENERATIONS_FIELD_NUMBER: builtins.int
     NUM_HOST_BLOCKS_FIELD_NUMBER: builtins.int
+    FENCE_FIELD_NUMBER: builtins.int
+    STEPPED_FIELD_NUMBER: builtins.int
     WEIGHT_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     epoch: builtins.int
@@ -92,6 +94,10 @@ class WorkerDescription(google.protobuf.message.Message):
     """
     num_host_blocks: builtins.int
     """the host tier: 0 when there is none"""
+    fence: builtins.int
+    """the highest that it has seen"""
+    stepped: builtins.bool
+    """whether a scheduler has a stream to it now"""
     weight: builtins.float
     """how fast it is beside the others, which it may have more work than; 0 is 1"""
     def __init__(
@@ -110,9 +116,11 @@ class WorkerDescription(google.protobuf.message.Message):
         dtype: builtins.str = ...,
         block_generations: builtins.bytes = ...,
         num_host_blocks: builtins.int = ...,
+        fence: builtins.int = ...,
+        stepped: builtins.bool = ...,
         weight: builtins.float = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "vocab_size", b"vocab_size", "weight", b"weight", "worker_id", b"worker_id"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["block_generations", b"block_generations", "block_size", b"block_size", "device", b"device", "dtype", b"dtype", "epoch", b"epoch", "fence", b"fence", "max_batched_tokens", b"max_batched_tokens", "max_model_len", b"max_model_len", "max_rows", b"max_rows", "model", b"model", "num_blocks", b"num_blocks", "num_host_blocks", b"num_host_blocks", "stepped", b"stepped", "vocab_size", b"vocab_size", "weight", b"weight", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerDescription: typing_extensions.TypeAlias = WorkerDescription

@@ -56,7 +56,9 @@ class WorkerServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Steps(self, request_iterator, context):
-        """A second stream takes the worker over: the first is ended with ABORTED.
+        """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+        scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+        FAILED_PRECONDITION.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -20,10 +20,10 @@ reading what is saved. Saves are done in the order they were sent, and so are lo
 
 A worker executes steps in the order it gets them and answers each with one StepResult, in the same order.
 Several may be in flight. What a step frees, the scheduler reuses only after that step's predecessors have
-been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata
-comes once no step of another stream can run any more: what `Describe` says after that is exact. A worker that
-is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it has the
-answers to those that it sent.
+been answered. Opening a stream frees all rows; the contents of the blocks stay. The stream's initial metadata,
+with its fence, comes once no step of another stream can run any more: what `Describe` says after that is exact.
+A worker that is to end says that it is leaving: the scheduler sends no more steps, and closes the stream once it
+has the answers to those that it sent.
 """
 
 import abc
@@ -50,14 +50,20 @@ class WorkerStub:
     def __new__(cls, channel: grpc.aio.Channel) -> WorkerAsyncStub: ...
     Describe: grpc.UnaryUnaryMultiCallable[protos.step_pb2.DescribeWorkerRequest, protos.step_pb2.WorkerDescription]
     Steps: grpc.StreamStreamMultiCallable[protos.step_pb2.StepBatch, protos.step_pb2.StepResult]
-    """A second stream takes the worker over: the first is ended with ABORTED."""
+    """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+    scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+    FAILED_PRECONDITION.
+    """
 
 @typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
     Describe: grpc.aio.UnaryUnaryMultiCallable[protos.step_pb2.DescribeWorkerRequest, protos.step_pb2.WorkerDescription]  # type: ignore[assignment]
     Steps: grpc.aio.StreamStreamMultiCallable[protos.step_pb2.StepBatch, protos.step_pb2.StepResult]  # type: ignore[assignment]
-    """A second stream takes the worker over: the first is ended with ABORTED."""
+    """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+    scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+    FAILED_PRECONDITION.
+    """
 
 class WorkerServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -73,6 +79,9 @@ class WorkerServicer(metaclass=abc.ABCMeta):
         request_iterator: _MaybeAsyncIterator[protos.step_pb2.StepBatch],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[protos.step_pb2.StepResult], collections.abc.AsyncIterator[protos.step_pb2.StepResult]]:
-        """A second stream takes the worker over: the first is ended with ABORTED."""
+        """A second stream takes the worker over: the first is ended with ABORTED. A stream has the fence of its
+        scheduler in its metadata, as `batchyard-fence`; one lower than the worker has seen is refused with
+        FAILED_PRECONDITION.
+        """
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -44,6 +44,7 @@ from scheduler.warming import Warming
 log = structlog.get_logger()
 
 HASHED_AT_ONCE = 512  # blocks of a prompt: about 0.3 ms
+_SETTLING_S = 5.0  # from becoming active on, in which requests wait for workers to be connected
 
 
 class Scheduler:
@@ -79,6 +80,7 @@ class Scheduler:
         self._deadlines = Deadlines(clock, self._expire)
         self._arrivals = itertools.count()
         self._woken = False
+        self._active_since = -math.inf
         for transport in transports:
             self.fleet.add(transport)
 
@@ -94,6 +96,7 @@ class Scheduler:
 
     async def run(self) -> None:
         """Serves until cancelled."""
+        self._active_since = self._clock()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.fleet.run())
             group.create_task(self._warming.run())
@@ -105,7 +108,7 @@ class Scheduler:
     def submit(self, session: Session, submit: Submit) -> None:
         """Takes a request, or refuses it with a reason."""
         workers = self.fleet.expected()
-        if not workers:
+        if not workers and not submit.accepted and self._clock() - self._active_since > _SETTLING_S:
             session.refused(submit.id, REFUSAL_REASON_UNAVAILABLE, "no worker is connected")
         else:
             try:
@@ -209,6 +212,10 @@ class Scheduler:
     # Requests come and go
 
     def _receive(self, session: Session, submit: Submit) -> None:
+        if submit.accepted:
+            self._enter(session, submit)
+            self._wake()
+            return
         for request in self.door.to_shed(submit):
             message = "The server is full, and requests of a higher priority came."
             wait = self.door.rate.seconds_for(self.door.size)
@@ -244,7 +251,10 @@ class Scheduler:
             deadline=now + submit.timeout_ms / 1000 if submit.timeout_ms else math.inf,
         )
         session.requests[request.id] = request
-        self.door.entered(request)
+        if len(request.tokens) > request.prompt_len:
+            request.goes_on()
+        else:
+            self.door.entered(request)
         self.waiting.push(request)
         if submit.timeout_ms:
             self._deadlines.add(request)

@@ -85,9 +85,12 @@ class Fleet:
                 self._group = group
                 for lane in self.lanes:
                     self._start(lane, group)
-                await asyncio.get_running_loop().create_future()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    # Before the group ends its tasks: one that joined them meanwhile would not be ended.
+                    self._group = None
         finally:
-            self._group = None
             self._tasks.clear()
 
     def _start(self, lane: Lane, group: asyncio.TaskGroup) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+from collections.abc import Sequence
 
 import structlog
 
@@ -13,9 +14,12 @@ from batchyard.telemetry import Telemetry
 from batchyard.tls import internal_tls
 from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
+from scheduler.active import run_while_active
 from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
+from scheduler.lease import Lease, keep_alone
 from scheduler.metrics import serve_metrics
+from scheduler.redis_lease import RedisLease, nobody_steps
 from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.shedding import QueueLimits
@@ -36,37 +40,57 @@ async def run(settings: SchedulerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
-    transports = [GrpcTransport(address, tls) for address in settings.worker_addresses]
-    options = LaneOptions(
-        settings.steps_in_flight,
-        settings.step_timeout,
-        settings.enable_prefix_caching,
-        settings.calm_chunk_tokens,
-    )
-    mirror = _mirror(settings.redis)
+    lease = Lease()
+    transports = [GrpcTransport(address, lease, tls) for address in settings.worker_addresses]
+    mirror, keeper = _over_redis(settings, transports)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
-    scheduler = Scheduler(transports, options, RequestSpans(telemetry.tracer), mirror, limits=limits)
+    spans = RequestSpans(telemetry.tracer)
+    scheduler = Scheduler(transports, _lane_options(settings), spans, mirror, limits=limits)
     server = RpcServer(settings.scheduler_listen, tls=tls)
-    registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, tls))
-    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, registry), SERVICE)
+    registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease, tls))
+    server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, registry, lease), SERVICE)
     await server.start()
-    metrics = serve_metrics(scheduler, settings.metrics_port) if settings.metrics_port else None
+    metrics = serve_metrics(scheduler, lease, settings.metrics_port) if settings.metrics_port else None
     log.info("scheduler_serving", address=server.address, workers=list(settings.worker_addresses))
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
-    steps = asyncio.create_task(scheduler.run())
-    health = asyncio.create_task(_tell_health(scheduler, server))
-    await asyncio.wait([steps, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    health.cancel()
-    await server.stop(grace=1.0)
-    steps.cancel()
-    await asyncio.gather(steps, *(transport.close() for transport in transports), return_exceptions=True)
+    tasks = [
+        asyncio.create_task(keeper.keep(lease) if keeper else keep_alone(lease)),
+        asyncio.create_task(run_while_active(scheduler, lease)),
+        asyncio.create_task(_tell_health(scheduler, server)),
+    ]
+    await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
+    await _end(tasks)
+    lease.drop("the scheduler is ending")  # gateways leave, for whoever is next
+    if keeper:
+        await keeper.release()
+        await keeper.close()
+    await server.stop(grace=0.2)
+    await asyncio.gather(*(lane.close() for lane in scheduler.lanes))
     if mirror:
         await mirror.close()
     if metrics:
         metrics.shutdown()
     telemetry.shutdown()
+
+
+def _lane_options(settings: SchedulerSettings) -> LaneOptions:
+    return LaneOptions(
+        settings.steps_in_flight,
+        settings.step_timeout,
+        settings.enable_prefix_caching,
+        settings.calm_chunk_tokens,
+    )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("scheduler_failed", exc_info=error)
 
 
 async def _tell_health(scheduler: Scheduler, server: RpcServer) -> None:
@@ -80,10 +104,13 @@ async def _tell_health(scheduler: Scheduler, server: RpcServer) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-def _mirror(url: str | None) -> PrefixMirror | None:
-    if not url:
-        return None
+def _over_redis(
+    settings: SchedulerSettings, transports: Sequence[GrpcTransport]
+) -> tuple[PrefixMirror | None, RedisLease | None]:
+    if not settings.redis:
+        return None, None
     try:
-        return PrefixMirror(url)
+        lease = RedisLease(settings.redis, settings.lease_ttl, lambda: nobody_steps(transports))
+        return PrefixMirror(settings.redis), lease
     except ValueError as error:  # of its options; the error names one, and shows no value
         raise ConfigError(f"redis: {error}") from error

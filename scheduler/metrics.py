@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from scheduler.core import Scheduler
+from scheduler.lease import Lease
 from scheduler.preemption import Cause
 from scheduler.prefix_metrics import prefix_metrics
 
@@ -15,12 +16,16 @@ from scheduler.prefix_metrics import prefix_metrics
 class SchedulerCollector(Collector):
     """Reads the scheduler's books."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, lease: Lease) -> None:
         self._scheduler = scheduler
+        self._lease = lease
 
     def collect(self) -> Iterator[Metric]:
         """One sample per series, now."""
         state = self._scheduler.describe()
+        fence = GaugeMetricFamily("batchyard_scheduler_fence", "of the active scheduler; 0 on a standby")
+        fence.add_metric([], self._lease.fence)
+        yield fence
         requests = GaugeMetricFamily("batchyard_requests", "requests by state", labels=["state"])
         requests.add_metric(["waiting"], state.waiting)
         requests.add_metric(["running"], state.running)
@@ -81,9 +86,9 @@ class SchedulerCollector(Collector):
         yield from (steps, seconds, tokens)
 
 
-def serve_metrics(scheduler: Scheduler, port: int) -> WSGIServer:
+def serve_metrics(scheduler: Scheduler, lease: Lease, port: int) -> WSGIServer:
     """Serves /metrics on all addresses at `port`; the server is shut down by its owner."""
     registry = CollectorRegistry(auto_describe=True)
-    registry.register(SchedulerCollector(scheduler))
+    registry.register(SchedulerCollector(scheduler, lease))
     server, _ = start_http_server(port, registry=registry)
     return server

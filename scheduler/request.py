@@ -77,6 +77,11 @@ class Request:
         """Whether every prompt token must be computed, cached or not."""
         return self.sampling.HasField("prompt_logprobs")
 
+    def goes_on(self) -> None:
+        """It ran before, elsewhere, as its answer so far shows: it is like one that lost its row."""
+        self.started = True
+        self.paid = len(self.tokens)
+
     def lost_row(self, tokens: Tokens) -> None:
         """It waits again, with the `tokens` it has by now."""
         self.row = None

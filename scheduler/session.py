@@ -103,8 +103,8 @@ class Sessions:
         return self._sessions[self._numbers]
 
     def close(self, session: Session) -> list[Request]:
-        """Forgets a session; its live requests are returned, to be cancelled."""
-        del self._sessions[session.number]
+        """Forgets a session; its live requests are returned, to be cancelled. None the second time."""
+        self._sessions.pop(session.number, None)
         requests = list(session.requests.values())
         session.requests.clear()
         return requests

@@ -6,14 +6,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 
-from batchyard.errors import WorkerLost
+from batchyard.errors import WorkerLost, WorkerTaken
+from batchyard.fence import fence_in, metadata
 from batchyard.rpc import connect
 from batchyard.tls import TlsFiles
 from protos.step_pb2 import DescribeWorkerRequest, StepBatch, StepResult, WorkerDescription
 from protos.step_pb2_grpc import WorkerStub
+from scheduler.lease import Lease
 
 if TYPE_CHECKING:
     from protos.step_pb2_grpc import WorkerAsyncStub
+
+
+# Said of a stream that ends, and of one that is not opened, because of another scheduler's.
+_TAKEN = frozenset({grpc.StatusCode.ABORTED, grpc.StatusCode.FAILED_PRECONDITION})
 
 
 class StepStream(Protocol):
@@ -24,7 +30,7 @@ class StepStream(Protocol):
         ...
 
     async def receive(self) -> StepResult:
-        """The next result. Raises WorkerLost when the stream is broken."""
+        """The next result. Raises WorkerLost when the stream is broken: WorkerTaken by another one."""
         ...
 
     def close(self) -> None:
@@ -45,7 +51,9 @@ class Transport(Protocol):
         ...
 
     async def open(self) -> StepStream:
-        """A stream that has taken the worker over from any other. Raises WorkerLost when it cannot."""
+        """A stream that has taken the worker over from any other. Raises WorkerLost when it cannot, and
+        WorkerTaken when a scheduler that outranks us has the worker.
+        """
         ...
 
     async def close(self) -> None:
@@ -56,8 +64,10 @@ class Transport(Protocol):
 class GrpcTransport:
     """A worker at host:port or unix:/path."""
 
-    def __init__(self, address: str, tls: TlsFiles | None = None) -> None:
+    def __init__(self, address: str, lease: Lease, tls: TlsFiles | None = None) -> None:
+        """The streams have the fence of `lease`, which is told when a worker has seen a higher one."""
         self.address = address
+        self._lease = lease
         self._channel = connect(address, tls)
         self._stub = WorkerStub(self._channel)
 
@@ -69,8 +79,15 @@ class GrpcTransport:
             raise WorkerLost(f"{self.address}: {error.code().name}: {error.details()}") from error
 
     async def open(self) -> StepStream:
-        stream = _GrpcStream(self.address, self._stub)
-        await stream.opened()
+        stream = _GrpcStream(self.address, self._stub, self._lease.fence)
+        try:
+            await stream.opened()
+        except WorkerTaken:
+            self._lease.outranked((await self.describe()).fence)
+            raise
+        except BaseException:
+            stream.close()  # or it would take the worker when nobody waits for it any more
+            raise
         return stream
 
     async def close(self) -> None:
@@ -78,18 +95,17 @@ class GrpcTransport:
 
 
 class _GrpcStream:
-    def __init__(self, address: str, stub: "WorkerAsyncStub") -> None:
+    def __init__(self, address: str, stub: "WorkerAsyncStub", fence: int) -> None:
         self._address = address
         self._outgoing: asyncio.Queue[StepBatch] = asyncio.Queue()
         # Waiting here, in the channel, is what makes a worker that starts be noticed at once.
-        self._call = stub.Steps(wait_for_ready=True)
+        self._call = stub.Steps(metadata=metadata(fence), wait_for_ready=True)
         self._writer: asyncio.Task[None] | None = None
 
     async def opened(self) -> None:
-        try:
-            await self._call.wait_for_connection()
-        except grpc.aio.AioRpcError as error:
-            raise WorkerLost(f"{self._address}: {error.code().name}: {error.details()}") from error
+        # They come once the worker is ours, and without our fence when it refuses us.
+        if fence_in(await self._call.initial_metadata()) is None:
+            raise await self._lost()
         self._writer = asyncio.create_task(self._write())
 
     def send(self, batch: StepBatch) -> None:
@@ -116,7 +132,8 @@ class _GrpcStream:
 
     async def _lost(self) -> WorkerLost:
         status, details = await self._call.code(), await self._call.details()
-        return WorkerLost(f"{self._address}: {status.name}: {details}")
+        kind = WorkerTaken if status in _TAKEN else WorkerLost
+        return kind(f"{self._address}: {status.name}: {details}")
 
     async def _write(self) -> None:
         # `receive` is who notices and tells that the stream is broken.

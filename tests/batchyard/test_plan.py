@@ -87,6 +87,21 @@ def test_gateways_share_port_and_metrics(tmp_path):
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["scheduler"].env
 
 
+def test_gateways_and_workers_know_every_scheduler(tmp_path):
+    specs = planned(tmp_path, schedulers=2, redis="redis://r", metrics_port=9100, workers=2)
+    assert list(specs) == ["worker-0", "worker-1", "scheduler-0", "scheduler-1", "gateway"]
+    first, second = loaded(specs["scheduler-0"]), loaded(specs["scheduler-1"])
+    assert first.worker_addresses == second.worker_addresses
+    for name in ("gateway", "worker-0", "worker-1"):
+        assert loaded(specs[name]).scheduler_address == (first.scheduler_listen, second.scheduler_listen)
+    assert (first.metrics_port, second.metrics_port) == (9100, 9103)
+
+
+def test_standbys_need_redis():
+    with pytest.raises(ConfigError, match="standbys need --redis"):
+        load(ServeSettings, ["--schedulers", "2"], {})
+
+
 def test_metrics_ports_differ(tmp_path):
     specs = planned(tmp_path, workers=2, metrics_port=9100)
     assert [loaded(specs[name]).metrics_port for name in ("scheduler", "worker-0", "worker-1")] == [

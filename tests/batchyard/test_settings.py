@@ -216,11 +216,14 @@ def values(cls: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     chosen = {name: of(kind_of(field)) for name, field in cls.model_fields.items()}
     if "max_num_batched_tokens" in chosen:
         chosen["max_num_batched_tokens"] = st.integers(256, 65536)  # it has to cover max_num_seqs
+    required = {}
     if "redis" in chosen:
         chosen["redis"] = st.sampled_from(
             ["redis://host", "rediss://user:p%2Fw@host:1/2", "unix:///sock?db=1"]
         )
-    return st.fixed_dictionaries({}, optional=chosen).map(whole)
+        if "schedulers" in chosen:  # standbys need it
+            required["redis"] = chosen.pop("redis")
+    return st.fixed_dictionaries(required, optional=chosen).map(whole)
 
 
 def whole(chosen: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gpu_worker.registration import advertised
 
 ROOT = Path(__file__).parents[2]
 OURS = ("gateway", "scheduler", "worker")
+SCHEDULERS = ("scheduler", "standby")
 
 
 def read(name):
@@ -43,7 +44,8 @@ def test_gpu_override_moves_the_worker_only():
     files = ("docker-compose.yml", "docker-compose.gpu.yml")
     assert settings_of("worker", "docker-compose.yml").device == "cpu"
     assert settings_of("worker", *files).device == "cuda"
-    assert {read(files[1])["services"][service]["image"] for service in OURS} == {"batchyard:gpu"}
+    services = read(files[1])["services"]
+    assert {services[service]["image"] for service in (*OURS, "standby")} == {"batchyard:gpu"}
 
 
 def test_one_service_builds_the_image_that_all_share():
@@ -55,13 +57,22 @@ def test_one_service_builds_the_image_that_all_share():
 
 def test_processes_find_each_other():
     gateway, scheduler, worker = (settings_of(service, "docker-compose.yml") for service in OURS)
-    address = f"scheduler:{scheduler.scheduler_listen.rsplit(':')[-1]}"
-    assert gateway.scheduler_address == worker.scheduler_address == (address,)
+    schedulers = tuple(f"{name}:{scheduler.scheduler_listen.rsplit(':')[-1]}" for name in SCHEDULERS)
+    assert gateway.scheduler_address == worker.scheduler_address == schedulers
     # Workers tell where they are: no name, no address and no published port is in the way of several.
     assert advertised(worker.listen) == ":50052"
     assert (scheduler.worker_addresses, worker.worker_id) == ((), None)
     service = read("docker-compose.yml")["services"]["worker"]
     assert not {"ports", "container_name", "hostname"} & service.keys()
+
+
+def test_the_standby_is_like_the_scheduler():
+    services = read("docker-compose.yml")["services"]
+    scheduler = {key: value for key, value in services["scheduler"].items() if key != "build"}
+    assert services["standby"] == scheduler
+    for file in ("docker-compose.gpu.yml", "deploy/docker-compose.tls.yml"):
+        first, standby = (read(file)["services"][name] for name in SCHEDULERS)
+        assert standby == {key: value for key, value in first.items() if key != "build"}
 
 
 def test_prometheus_scrapes_where_metrics_are():
@@ -74,6 +85,7 @@ def test_prometheus_scrapes_where_metrics_are():
     assert scraped == {
         f"gateway:{gateway.port}",
         f"scheduler:{scheduler.metrics_port}",
+        f"standby:{scheduler.metrics_port}",
         f"worker:{worker.metrics_port}",
     }
 
@@ -84,7 +96,7 @@ def test_health_checks_ask_where_the_process_listens(service):
     settings = settings_of(service, "docker-compose.yml")
     listening = {
         "gateway": lambda: f"http://127.0.0.1:{settings.port}/ready",
-        "scheduler": lambda: settings.scheduler_listen.replace("0.0.0.0", "127.0.0.1"),
+        "scheduler": lambda: f"http://127.0.0.1:{settings.metrics_port}/metrics",
         "worker": lambda: settings.listen.replace("0.0.0.0", "127.0.0.1"),
     }
     assert address == listening[service]()

@@ -21,6 +21,7 @@ from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
+from scheduler.lease import Lease
 from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.tracing import RequestSpans
@@ -67,18 +68,21 @@ async def chain(
     worker = RpcServer(f"unix:{folder}/w.sock")
     worker.add(add_WorkerServicer_to_server, service, worker_service.NAME)
     await worker.start()
+    lease = Lease()
+    lease.hold(1)
     scheduler = Scheduler(
-        [GrpcTransport(worker.address)],
+        [GrpcTransport(worker.address, lease)],
         LaneOptions(steps_in_flight, 60.0, caching, calm),
         RequestSpans(NoOpTracer()),
     )
     server = RpcServer(f"unix:{folder}/s.sock")
-    scheduler_service = SchedulerService(scheduler, Registry(scheduler.fleet, GrpcTransport))
+    registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease))
+    scheduler_service = SchedulerService(scheduler, registry, lease)
     server.add(add_SchedulerServicer_to_server, scheduler_service, "batchyard.internal.v1.Scheduler")
     await server.start()
     stepping = asyncio.create_task(scheduler.run())
     try:
-        async with SchedulerLink(server.address) as link:
+        async with SchedulerLink([server.address]) as link:
             async with asyncio.timeout(20):
                 while not (link.connected and scheduler.lanes[0].connected):
                     await asyncio.sleep(0.001)

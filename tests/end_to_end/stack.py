@@ -1,4 +1,4 @@
-"""Gateway, scheduler and worker as real processes, each started as an operator would."""
+"""Gateway, schedulers and worker as real processes, each started as an operator would."""
 
 import asyncio
 import contextlib
@@ -24,10 +24,11 @@ def free_port() -> int:
 
 
 class Stack:
-    """Gateway, scheduler, and `workers` that register with it, over Unix sockets in
+    """Gateway, schedulers, and `workers` that register with them, over Unix sockets in
     `folder`, or over TCP with `tcp`.
 
-    The workers are called `worker`, `worker-1`, `worker-2` and so on.
+    The workers are called `worker`, `worker-1`, `worker-2` and so on, the schedulers `scheduler`, `standby-1`
+    and so on.
 
     With `context` REST is asked over TLS; `env` are more variables for all of them.
     """
@@ -43,20 +44,23 @@ class Stack:
         context=None,
         tcp=False,
         workers=1,
+        standbys=0,
     ) -> None:
         self.base_url = f"{'https' if context else 'http'}://127.0.0.1:{free_port()}"
         self._context = context
         self._env = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         self.grpc_address = f"127.0.0.1:{free_port()}"
         self.workers = ["worker", *(f"worker-{n}" for n in range(1, workers))]
+        self.schedulers = ["scheduler", *(f"standby-{n}" for n in range(1, standbys + 1))]
         self.addresses = {
-            name: f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/{name}.sock" for name in self.workers
+            name: f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/{name}.sock"
+            for name in (*self.workers, *self.schedulers)
         }
-        self.scheduler_address = f"127.0.0.1:{free_port()}" if tcp else f"unix:{folder}/scheduler.sock"
+        self.scheduler_address = ",".join(self.addresses[name] for name in self.schedulers)
         self._log = folder / "log.txt"
         self._commands = {
             **{name: self._worker(model, name, worker) for name in self.workers},
-            "scheduler": ["--scheduler-listen", self.scheduler_address, *scheduler],
+            **{name: ["--scheduler-listen", self.addresses[name], *scheduler] for name in self.schedulers},
             "gateway": [
                 "--model",
                 model,
@@ -78,7 +82,7 @@ class Stack:
     def start(self, name: str) -> None:
         with self._log.open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "batchyard.cli", name.partition("-")[0], *self._commands[name]],
+                [sys.executable, "-m", "batchyard.cli", _command(name), *self._commands[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -89,6 +93,9 @@ class Stack:
         process = self.processes.pop(name)
         process.send_signal(number)
         return process.wait(timeout=30)
+
+    def signal(self, name: str, number: int) -> None:
+        self.processes[name].send_signal(number)
 
     def wait_ready(self, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
@@ -120,15 +127,25 @@ class Stack:
     def log(self) -> str:
         return self._log.read_text()
 
-    async def describe(self) -> Description:
-        async with connect(self.scheduler_address) as channel:
+    async def describe(self, name: str = "scheduler") -> Description:
+        async with connect(self.addresses[name]) as channel:
             return await SchedulerStub(channel).Describe(DescribeRequest(), wait_for_ready=True)
+
+    async def active(self, seconds: float = 20) -> str:
+        """The name of the active scheduler, as soon as one says that it is."""
+        async with asyncio.timeout(seconds):
+            while True:
+                for name in self.schedulers:
+                    if name in self.processes and (await self.describe(name)).fence:
+                        return name
+                await asyncio.sleep(0.01)
 
     async def idle(self, seconds: float = 20) -> Description:
         """Waits until nothing runs, and checks that nothing has leaked."""
+        name = await self.active()
         async with asyncio.timeout(seconds):
             while True:
-                state = await self.describe()
+                state = await self.describe(name)
                 busy = any(worker.rows or worker.steps_in_flight for worker in state.workers)
                 if not (state.running or state.waiting or busy):
                     break
@@ -138,3 +155,8 @@ class Stack:
             if worker.connected:
                 assert worker.free_blocks + worker.cached_blocks == worker.num_blocks
         return state
+
+
+def _command(name: str) -> str:
+    role = name.partition("-")[0]
+    return "scheduler" if role == "standby" else role

@@ -1,56 +1,65 @@
-"""A worker or a scheduler that dies: what the client sees."""
+"""A worker or a scheduler that dies while streams of all kinds run: what the clients see."""
 
 import asyncio
-import json
 
 import aiohttp
+import pytest
 
 from tests.end_to_end.stack import Stack
+from tests.end_to_end.streams import BASE, difference, play_all, under_way
 
-BODY = {"model": "demo", "prompt": "import os", "max_tokens": 200, "ignore_eos": True, "temperature": 0}
-
-
-async def ask(session, stack):
-    async with session.post(f"{stack.base_url}/v1/completions", json=BODY) as reply:
-        return reply.status, await reply.json()
+COUNT = 8
 
 
-async def texts(reply):
-    """The text of each event of a stream; it must end as it should."""
-    async for line in reply.content:
-        if line.startswith(b"data: {"):
-            yield json.loads(line.removeprefix(b"data: "))["choices"][0]["text"]
-        elif line.startswith(b"data: [DONE]"):
-            return
-    raise AssertionError("the stream broke off")
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    with Stack(tmp_path_factory.mktemp("recovery")) as stack:
+        yield stack
 
 
-async def test_a_stream_outlives_its_worker_and_requests_outlive_the_scheduler(tmp_path):
-    stack = Stack(tmp_path)
-    await asyncio.to_thread(stack.__enter__)
-    try:
-        async with asyncio.timeout(120), aiohttp.ClientSession() as session:
-            status, calm = await ask(session, stack)
-            assert status == 200
-            async with session.post(
-                f"{stack.base_url}/v1/completions", json=BODY | {"stream": True}
-            ) as reply:
-                streamed = []
-                async for text in texts(reply):
-                    streamed.append(text)
-                    if len(streamed) == 20:
-                        stack.kill("worker")
-                        await asyncio.to_thread(stack.start, "worker")
-            assert "".join(streamed) == calm["choices"][0]["text"]
-            await asyncio.to_thread(stack.wait_ready)
-            assert (await ask(session, stack))[1]["choices"] == calm["choices"]
+@pytest.fixture(scope="module")
+def calm(stack):
+    """The streams, undisturbed."""
+    return asyncio.run(play_all(stack.base_url, COUNT))
 
-            stack.kill("scheduler")
-            status, answer = await ask(session, stack)
-            assert (status, answer["error"]["type"]) == (503, "service_unavailable_error")
-            await asyncio.to_thread(stack.start, "scheduler")
-            await asyncio.to_thread(stack.wait_ready)
-            status, answer = await ask(session, stack)
-            assert (status, answer["choices"]) == (200, calm["choices"])
-    finally:
-        await asyncio.to_thread(stack.__exit__)
+
+async def disturbed(stack, calm, *names):
+    """The streams while processes are killed and started again."""
+
+    async def disturb(streams):
+        await under_way(streams, 10)
+        for name in names:
+            stack.kill(name)
+        for name in names:
+            await asyncio.to_thread(stack.start, name)
+
+    async with asyncio.timeout(120):
+        streams = await play_all(stack.base_url, len(calm), disturb)
+    assert difference(streams, calm) == []
+    await stack.idle()
+    return streams
+
+
+async def test_streams_outlive_their_worker(stack, calm):
+    await disturbed(stack, calm, "worker")
+
+
+async def test_streams_outlive_the_scheduler(stack, calm):
+    await disturbed(stack, calm, "scheduler")
+
+
+async def test_streams_outlive_scheduler_and_worker(stack, calm):
+    await disturbed(stack, calm, "scheduler", "worker")
+
+
+async def test_requests_wait_for_the_scheduler(stack):
+    async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        body = BASE | {"prompt": "import os", "stream": False}
+        url = f"{stack.base_url}/v1/completions"
+        async with session.post(url, json=body) as reply:
+            calm = await reply.json()
+        stack.kill("scheduler")
+        asking = asyncio.create_task(session.post(url, json=body).__aenter__())
+        await asyncio.to_thread(stack.start, "scheduler")
+        async with await asking as reply:
+            assert (reply.status, (await reply.json())["choices"]) == (200, calm["choices"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from batchyard.fence import metadata
 from batchyard.rpc import RpcServer
 from gateway.link import SchedulerLink
 from protos.packing import pack_i32, pack_u64
@@ -33,7 +34,11 @@ DEADLINE_S = 10
 class FakeScheduler(SchedulerServicer):
     """Records what a gateway says; says what the test tells it to."""
 
-    def __init__(self) -> None:
+    def __init__(self, fence: int = 1, *, active: bool = True) -> None:
+        self.fence = fence
+        self.active = asyncio.Event()
+        if active:
+            self.active.set()
         self.description: Description | None = Description(ready=True, max_model_len=64, vocab_size=500)
         self.messages: list[GatewayMessage] = []
         self.warm_prompts: list[WarmPrompt] = []
@@ -65,6 +70,8 @@ class FakeScheduler(SchedulerServicer):
     async def Connect(
         self, request_iterator: AsyncIterator[GatewayMessage], context: Any
     ) -> AsyncIterator[SchedulerMessage]:
+        await self.active.wait()
+        await context.send_initial_metadata(metadata(self.fence))
         self._outbox = asyncio.Queue()
         listening = asyncio.create_task(self._listen(request_iterator))
         try:
@@ -118,9 +125,11 @@ async def serving(scheduler: FakeScheduler, socket: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def connected(scheduler: FakeScheduler, socket: Path) -> AsyncIterator[SchedulerLink]:
+async def connected(
+    scheduler: FakeScheduler, socket: Path, wait_s: float = 30.0
+) -> AsyncIterator[SchedulerLink]:
     """A link with its stream open."""
-    async with serving(scheduler, socket) as address, SchedulerLink(address) as link:
+    async with serving(scheduler, socket) as address, SchedulerLink([address], wait_s=wait_s) as link:
         await link.wait_connected()
         yield link
 

@@ -12,7 +12,7 @@ from tests.gateway.fake_scheduler import FakeScheduler, connected
 
 
 async def test_without_a_scheduler(tmp_path):
-    async with SchedulerLink(f"unix:{tmp_path}/nobody") as link:
+    async with SchedulerLink([f"unix:{tmp_path}/nobody"], wait_s=0.01) as link:
         with pytest.raises(SchedulerLost):
             await LateBackend(link, tiny.byte_level()).get()
 

@@ -34,7 +34,6 @@ from tests.gateway.fake_scheduler import (
     deadline,
     ending,
     prompt_logprobs,
-    serving,
     token_logprobs,
     tokens,
 )
@@ -220,49 +219,6 @@ async def test_a_failure_comes_after_the_tokens_before_it(
     assert scheduler.cancels == []
 
 
-async def test_requests_end_with_the_scheduler_and_new_ones_find_the_next(
-    scheduler: FakeScheduler, tmp_path: Path
-) -> None:
-    async with SchedulerLink(f"unix:{tmp_path / 's'}") as link:
-        with pytest.raises(SchedulerLost):
-            link.submit(Submit())
-        with pytest.raises(SchedulerLost):
-            await link.describe()
-        async with serving(scheduler, tmp_path / "s"):
-            await link.wait_connected()
-            one, subscription = await submitted(scheduler, link)
-            scheduler.send(tokens((one, [5])))
-            assert await anext(subscription) == Update([5])
-        with pytest.raises(SchedulerLost, match="while the request ran"):
-            await anext(subscription)
-        assert not link.connected
-        assert link.num_live == 0
-        with pytest.raises(SchedulerLost):
-            link.submit(Submit())
-
-        successor = FakeScheduler()
-        async with serving(successor, tmp_path / "s"):
-            await link.wait_connected()
-            two, subscription = await submitted(successor, link)
-            assert two > one
-            successor.send(ending(two, [6], FINISH_REASON_LENGTH))
-            assert [update.token_ids async for update in subscription] == [[6]]
-
-
-async def test_a_stream_that_the_scheduler_ends_is_opened_again(
-    scheduler: FakeScheduler, link: SchedulerLink
-) -> None:
-    _, subscription = await submitted(scheduler, link)
-    scheduler.hang_up()
-    with pytest.raises(SchedulerLost, match="ended the stream"):
-        await anext(subscription)
-    await link.wait_connected()
-    two, subscription = await submitted(scheduler, link)
-    scheduler.send(tokens((two, [6])))
-    assert await anext(subscription) == Update([6])
-    assert scheduler.cancels == []
-
-
 @pytest.mark.parametrize(
     "message",
     [
@@ -275,12 +231,21 @@ async def test_a_stream_that_the_scheduler_ends_is_opened_again(
 async def test_a_malformed_message_breaks_the_stream(
     scheduler: FakeScheduler, link: SchedulerLink, message: SchedulerMessage
 ) -> None:
-    _, subscription = await submitted(scheduler, link)
+    one, subscription = await submitted(scheduler, link)
     scheduler.send(message)
-    with pytest.raises(SchedulerLost, match="malformed"):
-        await anext(subscription)
-    await link.wait_connected()
-    await submitted(scheduler, link)
+    await scheduler.hear(lambda: [submit.id for submit in scheduler.submits] == [one, one])
+    scheduler.send(ending(one, [5], FINISH_REASON_LENGTH))
+    assert (await anext(subscription)).token_ids == [5]
+
+
+async def test_a_request_whose_streams_all_break_fails(scheduler: FakeScheduler, tmp_path: Path) -> None:
+    def break_off(submit: Submit) -> None:
+        scheduler.send(SchedulerMessage(ids=b"123"))
+
+    scheduler.on_submit = break_off
+    async with connected(scheduler, tmp_path / "s", wait_s=0.2) as link:
+        with pytest.raises(SchedulerLost, match="malformed"):
+            await anext(link.submit(Submit()))
 
 
 async def test_requests_end_with_the_link(scheduler: FakeScheduler, tmp_path: Path) -> None:

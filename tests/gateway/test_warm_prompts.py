@@ -92,7 +92,7 @@ async def test_every_scheduler_is_told_before_there_is_a_stream(tmp_path):
     prompt = WarmPrompt(tokens=pack_i32([1, 2]), cache_salt="tenant")
     with deadline():
         first, second = FakeScheduler(), FakeScheduler()
-        async with SchedulerLink(f"unix:{tmp_path}/s", [prompt]) as link:
+        async with SchedulerLink([f"unix:{tmp_path}/s"], [prompt]) as link:
             for scheduler in (first, second):
                 async with serving(scheduler, tmp_path / "s"):
                     await link.wait_connected()
@@ -108,7 +108,7 @@ async def test_a_scheduler_that_does_not_take_them_is_asked_again(tmp_path):
         scheduler.refusals = 2
         async with (
             serving(scheduler, tmp_path / "s") as address,
-            SchedulerLink(address, [prompt]) as link,
+            SchedulerLink([address], [prompt]) as link,
         ):
             await link.wait_connected()
             assert scheduler.warm_prompts == [prompt]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from batchyard.fence import metadata
 from batchyard.rpc import RpcServer, connect
 from gpu_worker.engine import StepEngine
 from gpu_worker.metrics import WorkerMetrics
@@ -211,3 +212,31 @@ async def test_a_worker_whose_steps_do_not_come_back_says_so(stub, worker):
     assert not await worker.engine.responds(0.01)
     gate.set()
     assert await worker.engine.responds(DEADLINE)
+
+
+async def test_only_the_last_scheduler_may_step(stub, worker):
+    def steps(fence):
+        return stub.Steps(metadata=metadata(fence))
+
+    assert not (await stub.Describe(DescribeWorkerRequest())).stepped
+    old, first = steps(5), batch(1, [new_row(0, [1, 2], [0])], chunks=[(0, 2)])
+    await old.write(first)
+    assert (await old.read()).step == 1
+    description = await stub.Describe(DescribeWorkerRequest())
+    assert (description.fence, description.stepped) == (5, True)
+    new = steps(6)
+    await new.write(first)
+    assert (await status_of(old))[0] == grpc.StatusCode.ABORTED
+    assert (await new.read()).step == 1
+    # The one before, and one that knows of no fences, get nothing and disturb nothing.
+    for late in (steps(5), stub.Steps()):
+        code, details = await status_of(late)
+        assert code == grpc.StatusCode.FAILED_PRECONDITION
+        assert details.endswith("is outranked by 6")
+    await new.write(batch(2))
+    assert (await new.read()).step == 2
+    # The last one may come again.
+    again = steps(6)
+    await again.write(first)
+    assert (await again.read()).step == 1
+    assert (await stub.Describe(DescribeWorkerRequest())).fence == 6

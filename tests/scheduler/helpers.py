@@ -10,9 +10,10 @@ from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import FINISH_REASON_STOP, Submit
 from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
+from scheduler.lease import Lease
 from scheduler.tracing import RequestSpans
 
-QUEUEING = ("tenant", "weight", "priority", "timeout_ms")
+QUEUEING = ("tenant", "weight", "priority", "timeout_ms", "accepted")
 
 
 def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
@@ -27,6 +28,13 @@ def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
         cache_salt=salt,
         **queueing,
     )
+
+
+def held_lease(fence: int = 7) -> Lease:
+    """Of an active scheduler."""
+    lease = Lease()
+    lease.hold(fence)
+    return lease
 
 
 def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, **more):

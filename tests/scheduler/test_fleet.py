@@ -191,6 +191,7 @@ async def test_requests_wait_for_a_worker_that_went_away_just_now(monkeypatch):
         await until(lambda: not scheduler.lanes[0].connected)
         client.submit(1, [1], 5)
         monkeypatch.setattr("scheduler.fleet._ABSENCE", 0.0)
+        monkeypatch.setattr("scheduler.core._SETTLING_S", 0.0)
         client.submit(2, [2], 5)
         assert client.session.outbox.get_nowait().refused[0].reason == REFUSAL_REASON_UNAVAILABLE
         del client.tokens[2]

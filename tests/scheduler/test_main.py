@@ -15,7 +15,7 @@ from protos.scheduling_pb2_grpc import SchedulerStub
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 from scheduler.main import run
 from scheduler.metrics import serve_metrics
-from tests.scheduler.helpers import Client, make_scheduler
+from tests.scheduler.helpers import Client, held_lease, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker
 from tests.scheduler.test_core import running, settled
 from tests.scheduler.test_service import SimulatedService
@@ -74,7 +74,7 @@ async def test_a_worker_that_owes_an_answer_for_long_does_not_count(monkeypatch)
 
 
 async def read_metrics(scheduler):
-    server = serve_metrics(scheduler, 0)
+    server = serve_metrics(scheduler, held_lease(12), 0)
     try:
         url = f"http://127.0.0.1:{server.server_port}/metrics"
         return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
@@ -91,6 +91,7 @@ async def test_hits_and_evictions_are_counted():
             await client.all_finished()
         transports[0].stream.break_off()  # what was counted stays counted
         text = await read_metrics(scheduler)
+    assert "batchyard_scheduler_fence 12.0" in text
     assert "batchyard_prompt_tokens_total 106.0" in text
     assert 'batchyard_prefix_hit_tokens_total{tier="gpu"} 12.0' in text
     assert 'batchyard_evicted_blocks_total{tier="gpu",worker="sim"} 8.0' in text

@@ -13,7 +13,7 @@ from protos.scheduling_pb2_grpc import SchedulerStub, add_SchedulerServicer_to_s
 from protos.step_pb2 import WorkerDescription
 from scheduler.registry import Registry, address_from
 from scheduler.service import SchedulerService
-from tests.scheduler.helpers import Client, make_scheduler
+from tests.scheduler.helpers import Client, held_lease, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker, answer
 from tests.scheduler.test_fleet import all_exact, in_the_middle, until
 
@@ -173,7 +173,7 @@ def test_a_worker_without_a_host_is_refused(peer):
 async def served(tmp_path):
     async with place(lease_s=0.3) as here:
         server = RpcServer(f"unix:{tmp_path}/s.sock")
-        service = SchedulerService(here.scheduler, here.registry)
+        service = SchedulerService(here.scheduler, here.registry, held_lease())
         server.add(add_SchedulerServicer_to_server, service, "batchyard.internal.v1.Scheduler")
         await server.start()
         async with connect(server.address) as channel, asyncio.timeout(10):

@@ -5,15 +5,17 @@ import asyncio
 import pytest
 
 from batchyard.errors import WorkerLost
+from batchyard.fence import metadata
 from batchyard.rpc import RpcServer, connect
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import DescribeRequest, GatewayMessage
 from protos.scheduling_pb2_grpc import SchedulerStub, add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from scheduler.lease import Lease
 from scheduler.registry import Registry
 from scheduler.service import SchedulerService
 from scheduler.transport import GrpcTransport
-from tests.scheduler.helpers import make_scheduler, submit
+from tests.scheduler.helpers import held_lease, make_scheduler, submit
 from tests.scheduler.simulated_worker import SimulatedWorker, answer
 
 
@@ -28,7 +30,7 @@ class SimulatedService(WorkerServicer):
     async def Steps(self, request_iterator, context):
         self.simulated.reset()
         self.streams += 1
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata(metadata(7))
         async for batch in request_iterator:
             self.simulated.receive(batch)
             yield self.simulated.execute(batch)
@@ -47,9 +49,11 @@ async def worker(tmp_path):
 @pytest.fixture
 async def stack(tmp_path, worker):
     """A running scheduler and a stub to it."""
-    scheduler = make_scheduler(GrpcTransport(worker[0]))
+    lease = held_lease()
+    scheduler = make_scheduler(GrpcTransport(worker[0], lease))
     server = RpcServer(f"unix:{tmp_path}/scheduler.sock")
-    service = SchedulerService(scheduler, Registry(scheduler.fleet, GrpcTransport))
+    registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease))
+    service = SchedulerService(scheduler, registry, lease)
     server.add(add_SchedulerServicer_to_server, service, "batchyard.internal.v1.Scheduler")
     await server.start()
     steps = asyncio.create_task(scheduler.run())
@@ -102,7 +106,7 @@ async def test_a_gateway_that_stops_sending_is_answered_with_the_end(stack):
 
 
 async def test_a_worker_that_cannot_be_reached_is_waited_for():
-    transport = GrpcTransport("127.0.0.1:1")
+    transport = GrpcTransport("127.0.0.1:1", Lease())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await transport.open()
@@ -111,7 +115,7 @@ async def test_a_worker_that_cannot_be_reached_is_waited_for():
 
 async def test_a_stream_the_worker_ends_is_lost(worker):
     address, _ = worker
-    transport = GrpcTransport(address)
+    transport = GrpcTransport(address, Lease())
     assert (await transport.describe()).worker_id == "sim"
     stream = await transport.open()
     stream.close()
