@@ -10,9 +10,14 @@ BatchyardError
 │   └── ServerFull             others have the room (HTTP 503)
 └── InternalError              we, or the machine, failed
     ├── WorkerLost             a worker's stream broke or its deadline passed
+    │   └── WorkerTaken        another scheduler has the worker now
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
+    ├── RequestFailed          a request cannot be finished, and the message says why (HTTP 500)
     └── ProtocolError          a peer said something the protocol does not allow
+        └── NanLogits          a worker sampled from logits that are no numbers
 """
+
+from collections.abc import Sequence
 
 
 class BatchyardError(Exception):
@@ -63,9 +68,25 @@ class WorkerLost(InternalError):
     """A worker's stream broke, or it missed the deadline of a step."""
 
 
+class WorkerTaken(WorkerLost):
+    """Another stream has taken the worker over: nothing is wrong with it, nor with what it was doing."""
+
+
 class SchedulerLost(InternalError):
     """The scheduler cannot be reached now."""
 
 
+class RequestFailed(InternalError):
+    """A request that was accepted cannot be finished. The message is meant for who asked."""
+
+
 class ProtocolError(InternalError):
     """A peer sent a message that the protocol does not allow."""
+
+
+class NanLogits(ProtocolError):
+    """A worker sampled from logits that are no numbers, in these `rows`."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = rows

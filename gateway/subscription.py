@@ -7,9 +7,9 @@ from types import TracebackType
 
 from batchyard.errors import (
     BatchyardError,
-    InternalError,
     InvalidRequest,
     Overloaded,
+    RequestFailed,
     SchedulerLost,
     ServerFull,
 )
@@ -76,7 +76,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Update:
-        """Raises InvalidRequest, Overloaded, SchedulerLost or InternalError where that ended the request."""
+        """Raises InvalidRequest, Overloaded, SchedulerLost or RequestFailed where that ended the request."""
         await self._news.wait()
         if self._closed:
             raise StopAsyncIteration
@@ -173,7 +173,7 @@ class Subscriptions:
 
 def _finish(subscription: Subscription, finished: Finished) -> None:
     if finished.reason == FINISH_REASON_FAILED:
-        subscription.fail(InternalError(finished.error or "the request failed"))
+        subscription.fail(RequestFailed(finished.error))
     else:
         subscription.pending().finished = finished
 

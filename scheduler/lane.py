@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 import structlog
 
-from batchyard.errors import InternalError, ProtocolError
+from batchyard.errors import InternalError, ProtocolError, WorkerTaken
 from prefix_cache.mirror import PrefixMirror, key_of
 from protos.packing import unpack_u32
 from protos.step_pb2 import WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
+from scheduler.breaker import PROBE_REQUESTS, Breaker
 from scheduler.cache_counts import CacheCounts
 from scheduler.load import Load
 from scheduler.outlook import Outlook
 from scheduler.pacing import Pacing
+from scheduler.patience import LOOK_EVERY
 from scheduler.peak import AnswerLengths
 from scheduler.queue import WaitingQueue
 from scheduler.remembering import Remembering
@@ -25,11 +27,12 @@ from scheduler.request import Request
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
+from scheduler.suspects import Suspects
 from scheduler.transport import StepStream, Transport
+from scheduler.watch import Watch
 
 log = structlog.get_logger()
 
-_WATCH_INTERVAL = 1.0  # seconds between looks for a missed deadline
 WORK_AHEAD = 8  # full steps
 _RETRY_WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds
 
@@ -72,6 +75,8 @@ class Lane:
         mirror: PrefixMirror | None,
         waiting: WaitingQueue,
         answers: AnswerLengths,
+        suspects: Suspects,
+        clock: Callable[[], float],
     ) -> None:
         """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
         self.address = transport.address
@@ -81,6 +86,8 @@ class Lane:
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
+        self.losses = 0  # streams that broke
+        self.breaker = Breaker(clock)
         self._counts = CacheCounts()  # on streams before this one
         self.last_result = time.monotonic()
         self._transport = transport
@@ -91,6 +98,8 @@ class Lane:
         self._take_back = take_back
         self._mirror = mirror
         self._answers = answers
+        self._suspects = suspects
+        self._watch = Watch(options.step_timeout)
         self._connection: _Connection | None = None
 
     @property
@@ -118,12 +127,29 @@ class Lane:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
 
+    @property
+    def rows_taken(self) -> int:
+        """Rows in use."""
+        return self.batcher.rows.taken if self.batcher else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is here, and nothing on its way."""
+        aside = self.batcher.entrance.aside if self.batcher else []
+        return not (self.rows_taken or aside or len(self.waiting) or self.steps_in_flight)
+
+    def tokens_of(self, row: int) -> int:
+        """How many tokens of the sequence in `row` have come back. Needs a connected worker."""
+        return int(self._connected().batcher.rows.length[row])
+
     def wants(self, request: Request) -> bool:
         """Whether it should be given `request`: fewer than WORK_AHEAD steps' work would go before it.
 
         Fewer would send a request elsewhere than to its prefix, more would commit it long before its turn.
         """
         batcher = self.batcher
+        if self.breaker.is_probing and self.rows_taken + len(self.waiting) >= PROBE_REQUESTS:
+            return False
         return batcher is not None and self.waiting.work_before(request) < WORK_AHEAD * batcher.budget
 
     def load_bound(self, request: Request, guess: int) -> Load:
@@ -141,6 +167,11 @@ class Lane:
         request.work = load.uncached
         self.waiting.push(request)
         outlook.expect(request, load)
+
+    def clear(self) -> None:
+        """Everybody leaves, at the edge of the next step, and is given back. Needs a connected worker."""
+        connection = self._connected()
+        self._give_back(connection, self.waiting.drain() + connection.batcher.clear())
 
     def _connected(self) -> _Connection:
         if self._connection is None:
@@ -182,19 +213,33 @@ class Lane:
         """Serves for ever: connects, steps, and after a loss gives the requests back and connects again."""
         failures = 0
         while True:
+            pause = 0.0
             try:
                 await self._connect()
                 failures = 0
                 await self._receive()
             except InternalError as error:
-                if self.connected:
-                    log.warning("worker_lost", address=self.address, error=str(error))
+                if self._connection:
+                    pause = self._lost(self._connection, error)
                 else:
                     log.debug("worker_not_ready", address=self.address, error=str(error))
             finally:
                 self._disconnect()
-            await asyncio.sleep(_RETRY_WAITS[min(failures, len(_RETRY_WAITS) - 1)])
+            await asyncio.sleep(max(pause, _RETRY_WAITS[min(failures, len(_RETRY_WAITS) - 1)]))
             failures += 1
+
+    def _lost(self, connection: _Connection, error: InternalError) -> float:
+        """Seconds to leave the worker alone."""
+        log.warning("worker_lost", address=self.address, error=str(error))
+        if isinstance(error, WorkerTaken):
+            return 0.0
+        self.losses += 1
+        if isinstance(error, ProtocolError) and connection.remembering:
+            connection.remembering.forget()
+        self._suspects.worker_lost(self, connection.batcher, connection.in_flight, error)
+        if pause := self.breaker.lost():
+            log.error("worker_left_alone", address=self.address, seconds=pause)
+        return pause
 
     async def _connect(self) -> None:
         stream = await self._transport.open()
@@ -232,6 +277,7 @@ class Lane:
         self.worker = worker
         self.streams += 1
         self.last_result = time.monotonic()
+        self._watch.connected(worker.epoch, self.last_result)
         log.info(
             "worker_connected",
             address=self.address,
@@ -248,18 +294,21 @@ class Lane:
         connection = self._connection
         if connection is None:
             raise AssertionError("not connected")
-        watchdog = asyncio.create_task(self._watch(connection))
+        watchdog = asyncio.create_task(self._keep_watch(connection))
         try:
             while True:
                 result = await connection.stream.receive()
                 if result.HasField("moved"):
+                    self._watch.moved(connection.batcher.tiers, result.moved)
                     connection.batcher.moved(result.moved)
                     self._on_change()
                     continue
                 if not connection.in_flight:
                     raise ProtocolError(f"{self.address}: answer to step {result.step}, which was never sent")
-                step = connection.in_flight.popleft()
+                step = connection.in_flight[0]
                 self.tokens += connection.results.apply(step, result)
+                connection.in_flight.popleft()
+                self._suspects.answered()
                 self._give_back(connection, connection.batcher.settle(result.step))
                 if connection.remembering:
                     connection.remembering.answered(result.step, connection.batcher.sent)
@@ -281,17 +330,18 @@ class Lane:
 
     def _account(self, step: Step) -> None:
         self.last_result = time.monotonic()
+        self._watch.answered(step, self.last_result)
+        self.breaker.answered()
         self.steps += 1
         self.step_seconds += self.last_result - step.sent_at
 
-    async def _watch(self, connection: _Connection) -> None:
+    async def _keep_watch(self, connection: _Connection) -> None:
         """Breaks the stream when an answer is overdue, so that `receive` raises WorkerLost."""
         while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            oldest = connection.in_flight[0].sent_at if connection.in_flight else None
-            # The clock of a step starts when the one before it was answered.
-            if oldest and time.monotonic() - max(oldest, self.last_result) > self._options.step_timeout:
-                log.error("step_overdue", address=self.address, step=connection.in_flight[0].batch.step)
+            await asyncio.sleep(LOOK_EVERY)
+            overdue = self._watch.overdue(connection.in_flight, connection.batcher.tiers, time.monotonic())
+            if overdue:
+                log.error("worker_overdue", address=self.address, what=overdue)
                 connection.stream.close()
                 return
 

@@ -38,6 +38,7 @@ class SchedulerCollector(Collector):
             connected.add_metric([name], worker.connected)
         yield from (blocks, rows, connected)
         yield from self._steps()
+        yield from self._sick()
         yield from prefix_metrics(self._scheduler)
 
     def _queue(self) -> Iterator[Metric]:
@@ -75,6 +76,20 @@ class SchedulerCollector(Collector):
             seconds.add_metric([lane.name], lane.step_seconds)
             tokens.add_metric([lane.name], lane.tokens)
         yield from (steps, seconds, tokens)
+
+    def _sick(self) -> Iterator[Metric]:
+        losses = CounterMetricFamily("batchyard_worker_losses", "streams that broke", labels=["worker"])
+        opened = CounterMetricFamily(
+            "batchyard_breaker_opened", "times a worker that flaps was left alone", labels=["worker"]
+        )
+        for lane in self._scheduler.lanes:
+            losses.add_metric([lane.name], lane.losses)
+            opened.add_metric([lane.name], lane.breaker.opened)
+        suspects = GaugeMetricFamily("batchyard_suspects", "requests with which workers were lost")
+        suspects.add_metric([], len(self._scheduler.suspects))
+        failed = CounterMetricFamily("batchyard_failed_requests", "requests that killed workers")
+        failed.add_metric([], self._scheduler.suspects.failed)
+        yield from (losses, opened, suspects, failed)
 
 
 def serve_metrics(scheduler: Scheduler, port: int) -> WSGIServer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc.aio
 
-from batchyard.errors import WorkerLost
+from batchyard.errors import WorkerLost, WorkerTaken
 from batchyard.rpc import connect
 from protos.step_pb2 import DescribeWorkerRequest, StepBatch, StepResult, WorkerDescription
 from protos.step_pb2_grpc import WorkerStub
@@ -23,7 +23,7 @@ class StepStream(Protocol):
         ...
 
     async def receive(self) -> StepResult:
-        """The next result. Raises WorkerLost when the stream is broken."""
+        """The next result. Raises WorkerLost when the stream is broken, WorkerTaken by another stream."""
         ...
 
     def close(self) -> None:
@@ -115,7 +115,8 @@ class _GrpcStream:
 
     async def _lost(self) -> WorkerLost:
         status, details = await self._call.code(), await self._call.details()
-        return WorkerLost(f"{self._address}: {status.name}: {details}")
+        error = WorkerTaken if status == grpc.StatusCode.ABORTED else WorkerLost
+        return error(f"{self._address}: {status.name}: {details}")
 
     async def _write(self) -> None:
         # `receive` is who notices and tells that the stream is broken.

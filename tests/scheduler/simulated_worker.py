@@ -208,6 +208,7 @@ class _SimulatedStream:
         self._gate.set()
         self._loading = True
         self.broken = False
+        self.why = WorkerLost("broken")
 
     def hold(self):
         self._gate.clear()
@@ -223,12 +224,15 @@ class _SimulatedStream:
         self._arrived.set()
 
     def send(self, batch):
+        if self.broken:
+            return
         self._batches.append(StepBatch.FromString(batch.SerializeToString()))
         self._transport.simulated.receive(batch)
         self._arrived.set()
 
-    def break_off(self):
+    def break_off(self, why=None):
         self.broken = True
+        self.why = why or self.why
         self._arrived.set()
         self._gate.set()
 
@@ -239,7 +243,7 @@ class _SimulatedStream:
             await self._arrived.wait()
         await self._gate.wait()
         if self.broken:
-            raise WorkerLost("broken")
+            raise self.why
         simulated = self._transport.simulated
         if self._can_move():
             return simulated.move(loads=not simulated.saves)

@@ -242,7 +242,7 @@ def _once_wrong_step(worker, sane):
 
 
 async def test_an_overdue_step_means_a_lost_worker(monkeypatch):
-    monkeypatch.setattr("scheduler.lane._WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr("scheduler.lane.LOOK_EVERY", 0.01)
     async with running(SimulatedWorker(), step_timeout=0.05) as (scheduler, transports):
         client = Client(scheduler)
         client.submit(1, [1, 2, 3], 30)
