@@ -101,7 +101,7 @@ class SchedulerSettings(RedisSettings):
     step_timeout: float = Field(
         300.0,
         gt=0,
-        description="seconds until an unanswered step means a lost worker, at most: it is adapted to the worker",
+        description="seconds until an unanswered step means a lost worker, at most: workers set the pace",
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
     calm_chunk_tokens: int = Field(

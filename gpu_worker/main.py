@@ -2,9 +2,11 @@
 
 import asyncio
 import gc
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import structlog
@@ -13,11 +15,11 @@ from batchyard.config import WorkerSettings
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from gpu_worker import service
-from gpu_worker.engine import StepEngine
+from gpu_worker.engine import Broken, StepEngine
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.mover import Mover
 from gpu_worker.observers import StepObserver
-from gpu_worker.startup import Started, start_runner
+from gpu_worker.startup import Started, start_runner, start_smaller
 from gpu_worker.threads import single_thread
 from gpu_worker.tracing import WorkerSpans
 from protos.step_pb2 import WorkerDescription
@@ -26,6 +28,7 @@ from protos.step_pb2_grpc import add_WorkerServicer_to_server
 log = structlog.get_logger()
 
 _GRACE = 1.0  # seconds for streams to end
+_GIVEN_UP = 1  # exit code
 
 
 class _Stopped(Exception):
@@ -35,7 +38,7 @@ class _Stopped(Exception):
 async def run(settings: WorkerSettings) -> None:
     """Serves until SIGTERM or SIGINT. Health says NOT_SERVING until the model is loaded and warm.
 
-    Raises AddressInUse, ConfigError and ModelError.
+    Raises AddressInUse, ConfigError and ModelError. Ends the process where the device is lost.
     """
     stop = _StopSignal()
     worker = service.WorkerService()
@@ -45,17 +48,18 @@ async def run(settings: WorkerSettings) -> None:
     # Everything that touches the device happens on this thread.
     step_thread = single_thread("steps")
     try:
-        loading = step_thread.submit(start_runner, settings, stop.check)
-        started: Started = await asyncio.wrap_future(loading)
-        description = started.description
-        with _observers(settings, description.num_blocks) as observers:
-            mover = Mover(started.host_cache) if started.host_cache else None
-            engine = StepEngine(started.runner, observers, step_thread, mover)
-            worker.set_ready(engine, description, started.runner.rows)
-            await _serve(server, description, stop)
-            engine.end_stream()
-            await server.stop(_GRACE)
-            await asyncio.to_thread(engine.shutdown)
+        loading = asyncio.wrap_future(step_thread.submit(start_runner, settings, stop.check))
+        while True:
+            started: Started = await loading
+            model, description = started.runner.model, started.description
+            await _serve(settings, server, worker, started, step_thread, stop)
+            if stop.is_set:
+                break
+            del started
+            gc.unfreeze()
+            gc.collect()
+            rest = settings, model, description, stop.check
+            loading = asyncio.wrap_future(step_thread.submit(start_smaller, *rest))
     except _Stopped:
         log.info("stopped_while_loading")
     finally:
@@ -80,7 +84,30 @@ def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepO
         telemetry.shutdown()
 
 
-async def _serve(server: RpcServer, description: WorkerDescription, stop: "_StopSignal") -> None:
+async def _serve(
+    settings: WorkerSettings,
+    server: RpcServer,
+    worker: service.WorkerService,
+    started: Started,
+    step_thread: ThreadPoolExecutor,
+    stop: "_StopSignal",
+) -> None:
+    """Until told to stop, or until there is too little memory."""
+    with _observers(settings, started.description.num_blocks) as observers:
+        mover = Mover(started.host_cache) if started.host_cache else None
+        engine = StepEngine(started.runner, observers, step_thread, mover)
+        worker.set_ready(engine, started.description, started.runner.rows)
+        await _serve_until_over(server, started.description, engine, stop)
+        if stop.is_set:
+            engine.end_stream()
+            await server.stop(_GRACE)
+        worker.set_not_ready()
+        await asyncio.to_thread(engine.shutdown)
+
+
+async def _serve_until_over(
+    server: RpcServer, description: WorkerDescription, engine: StepEngine, stop: "_StopSignal"
+) -> None:
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
     gc.freeze()
@@ -94,8 +121,27 @@ async def _serve(server: RpcServer, description: WorkerDescription, stop: "_Stop
         host_blocks=description.num_host_blocks,
         max_model_len=description.max_model_len,
     )
-    await stop.wait()
+    over: list[asyncio.Future[Broken | None]] = [
+        asyncio.create_task(stop.wait()),
+        asyncio.create_task(_until_broken(engine)),
+    ]
+    done, _ = await asyncio.wait(over, return_when=asyncio.FIRST_COMPLETED)
+    for future in over:
+        future.cancel()
     await server.set_serving(False)
+    for why in [future.result() for future in done]:
+        if why in (Broken.DEVICE, Broken.STUCK):
+            _give_up(why)
+
+
+async def _until_broken(engine: StepEngine) -> Broken | None:
+    return await asyncio.wrap_future(engine.broken)
+
+
+def _give_up(why: Broken) -> None:
+    """Ends the process, so that whoever runs it starts another: threads that are stuck end no other way."""
+    log.error("worker_gives_up", why=why.name.lower())
+    os._exit(_GIVEN_UP)
 
 
 class _StopSignal:
@@ -110,6 +156,10 @@ class _StopSignal:
     def set(self) -> None:
         self._seen_by_threads.set()
         self._seen_by_loop.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._seen_by_loop.is_set()
 
     async def wait(self) -> None:
         await self._seen_by_loop.wait()

@@ -53,6 +53,7 @@ async def worker(runner, tmp_path):
     yield worker
     await worker.server.stop(0)
     worker.engine.shutdown()
+    worker.step_thread.shutdown()
 
 
 @pytest.fixture
