@@ -1,13 +1,14 @@
 """The worker's gRPC service over a real socket, with a real model."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
 
 from batchyard.rpc import RpcServer, connect
-from gpu_worker.engine import StepEngine
+from gpu_worker.engine import Broken, StepEngine
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.service import NAME, WorkerService
 from protos.packing import unpack_u32
@@ -177,3 +178,13 @@ async def test_rows_are_freed_when_the_scheduler_goes_away(stub, worker):
     assert worker.metric("batchyard_worker_held_blocks") == 1
     steps.cancel()
     await worker.until_free()
+
+
+async def test_a_step_that_does_not_end_is_noticed_when_the_next_stream_comes(stub, worker, monkeypatch):
+    monkeypatch.setattr("gpu_worker.engine.STUCK_S", 0.05)
+    ends = threading.Event()
+    worker.step_thread.submit(ends.wait, DEADLINE)
+    steps = stub.Steps()
+    assert await asyncio.wrap_future(worker.engine.broken) == Broken.STUCK
+    ends.set()
+    steps.cancel()

@@ -207,6 +207,7 @@ class _SimulatedStream:
         self._gate = asyncio.Event()
         self._gate.set()
         self._loading = True
+        self.step_seconds = 0.0
         self.broken = False
         self.why = WorkerLost("broken")
 
@@ -247,6 +248,8 @@ class _SimulatedStream:
         simulated = self._transport.simulated
         if self._can_move():
             return simulated.move(loads=not simulated.saves)
+        if self.step_seconds:
+            await asyncio.sleep(self.step_seconds)
         return simulated.execute(self._batches.popleft())
 
     def _can_move(self):
