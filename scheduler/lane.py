@@ -78,7 +78,10 @@ class Lane:
         suspects: Suspects,
         clock: Callable[[], float],
     ) -> None:
-        """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker."""
+        """`on_change` is told when a step may be sent; `take_back` gets the requests of a lost worker.
+
+        `clock` gives seconds.
+        """
         self.address = transport.address
         self.waiting = waiting  # given to this worker, not yet in a row
         self.worker: WorkerDescription | None = None  # as it last described itself
@@ -100,6 +103,7 @@ class Lane:
         self._answers = answers
         self._suspects = suspects
         self._watch = Watch(options.step_timeout)
+        self._clock = clock
         self._connection: _Connection | None = None
 
     @property
@@ -192,6 +196,8 @@ class Lane:
         self._give_back(connection, connection.batcher.settled())
         if step is None:
             return False
+        if not connection.in_flight:
+            self._watch.sent(self._clock())
         connection.in_flight.append(step)
         connection.stream.send(step.batch)
         if step.batch.chunk_rows:
@@ -277,7 +283,7 @@ class Lane:
         self.worker = worker
         self.streams += 1
         self.last_result = time.monotonic()
-        self._watch.connected(worker.epoch, self.last_result)
+        self._watch.connected(worker.epoch, self._clock())
         log.info(
             "worker_connected",
             address=self.address,
@@ -330,7 +336,7 @@ class Lane:
 
     def _account(self, step: Step) -> None:
         self.last_result = time.monotonic()
-        self._watch.answered(step, self.last_result)
+        self._watch.answered(step, self._clock())
         self.breaker.answered()
         self.steps += 1
         self.step_seconds += self.last_result - step.sent_at
@@ -339,7 +345,7 @@ class Lane:
         """Breaks the stream when an answer is overdue, so that `receive` raises WorkerLost."""
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            overdue = self._watch.overdue(connection.in_flight, connection.batcher.tiers, time.monotonic())
+            overdue = self._watch.overdue(connection.in_flight, connection.batcher.tiers, self._clock())
             if overdue:
                 log.error("worker_overdue", address=self.address, what=overdue)
                 connection.stream.close()

@@ -17,22 +17,25 @@ class Watch:
         """`step_limit`: seconds after which a step is overdue in any case."""
         self._limits = step_limit, min(step_limit, MOVES_LIMIT)
         self._epoch: int | None = None
-        self._answered_at = 0.0
+        self._since = 0.0  # what is in flight can have been worked on since then
         self._forget()
 
     def connected(self, epoch: int, now: float) -> None:
-        """A stream has been opened to the process of this epoch; `now` is in seconds, here and below."""
+        """A stream has been opened to the process of this epoch. `now` is in seconds, by one clock."""
         if epoch != self._epoch:
             self._forget()
         self._epoch = epoch
-        self._answered_at = now
+        self._since = now
         self._step, self._save, self._load = Stopwatch[object](), Stopwatch[object](), Stopwatch[object]()
 
+    def sent(self, now: float) -> None:
+        """A step is sent, and no other is in flight."""
+        self._since = now
+
     def answered(self, step: Step, now: float) -> None:
-        """`step`, the oldest one in flight, has been answered."""
-        # The worker was free for it once the one before was answered.
-        self._steps.observe(step.num_tokens, now - max(step.sent_at, self._answered_at))
-        self._answered_at = now
+        """`step`, the oldest one in flight, has been answered; the worker is free for the next."""
+        self._steps.observe(step.num_tokens, now - self._since)
+        self._since = now
 
     def moved(self, tiers: Tiers, news: Moved) -> None:
         """What the news says is done; `tiers` has not heard of it yet."""
