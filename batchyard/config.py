@@ -147,7 +147,9 @@ class SchedulerSettings(RedisSettings):
     )
     steps_in_flight: int = Field(2, ge=1, le=16, description="steps sent ahead, at least; 1 is synchronous")
     step_timeout: float = Field(
-        300.0, gt=0, description="seconds until an unanswered step means a lost worker"
+        300.0,
+        gt=0,
+        description="seconds until an unanswered step means a lost worker, at most: workers set the pace",
     )
     enable_prefix_caching: bool = Field(True, description="reuse the cache of equal prompt beginnings")
     calm_chunk_tokens: int = Field(

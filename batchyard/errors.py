@@ -14,8 +14,12 @@ BatchyardError
     │   └── WorkerTaken        another scheduler has it now: the worker is well
     ├── WorkerRefused          a worker that registers does not fit those that are here
     ├── SchedulerLost          the scheduler cannot be reached (HTTP 503)
+    ├── RequestFailed          a request cannot be finished, and the message says why (HTTP 500)
     └── ProtocolError          a peer said something the protocol does not allow
+        └── NanLogits          a worker sampled from logits that are no numbers
 """
+
+from collections.abc import Sequence
 
 
 class BatchyardError(Exception):
@@ -71,7 +75,7 @@ class WorkerLost(InternalError):
 
 
 class WorkerTaken(WorkerLost):
-    """Another scheduler has the worker now."""
+    """Another stream has taken the worker over: nothing is wrong with it, nor with what it was doing."""
 
 
 class WorkerRefused(InternalError):
@@ -82,5 +86,17 @@ class SchedulerLost(InternalError):
     """The scheduler cannot be reached now."""
 
 
+class RequestFailed(InternalError):
+    """A request that was accepted cannot be finished. The message is meant for who asked."""
+
+
 class ProtocolError(InternalError):
     """A peer sent a message that the protocol does not allow."""
+
+
+class NanLogits(ProtocolError):
+    """A worker sampled from logits that are no numbers, in these `rows`."""
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = rows

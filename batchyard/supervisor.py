@@ -175,8 +175,8 @@ class Supervisor:
 
 
 def restart_delay(failures: int) -> float:
-    """Seconds to wait after the n-th failure in a row: 1, 2, 4, 8, 16, then 30."""
-    return min(30.0, 2.0 ** min(failures - 1, 5))
+    """Seconds to wait after the n-th failure in a row: 0.1 (an accident), 1, 2, 4, 8, 16, then 30."""
+    return 0.1 if failures == 1 else min(30.0, 2.0 ** min(failures - 2, 5))
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ def measure(num_rows: int, caching: bool) -> list[float]:
         assert step is not None
         sent = step.batch.SerializeToString()
         composed = time.perf_counter()
-        result = StepResult(step=step.batch.step, rows=pack_i32(step.sampling), tokens=tokens)
+        result = StepResult(
+            step=step.batch.step, rows=pack_i32(step.sampling), tokens=tokens, num_tokens=step.num_tokens
+        )
         assert sent
         answered = time.perf_counter()
         handler.apply(step, result)

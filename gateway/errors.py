@@ -31,6 +31,7 @@ from batchyard.errors import (
     BatchyardError,
     InvalidRequest,
     Overloaded,
+    RequestFailed,
     SchedulerLost,
     ServerFull,
     UserError,
@@ -144,6 +145,8 @@ def reply_to(error: Exception) -> ErrorReply:
             return ErrorReply(
                 503, str(error), "service_unavailable_error", code="service_unavailable", headers=headers
             )
+        case RequestFailed():
+            return ErrorReply(500, str(error), "server_error", code="request_failed")
         case HTTPException():
             return _http_reply(error)
     error_id = uuid.uuid4().hex

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from batchyard.errors import BatchyardError, InternalError
+from batchyard.errors import BatchyardError, RequestFailed
 from protos.packing import pack_i32, unpack_i32
 from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import (
@@ -85,7 +85,7 @@ class Subscription:
         return self
 
     async def __anext__(self) -> Update:
-        """Raises InvalidRequest, Overloaded, SchedulerLost or InternalError where that ended the request."""
+        """Raises InvalidRequest, Overloaded, SchedulerLost or RequestFailed where that ended the request."""
         await self._news.wait()
         if self._closed:
             raise StopAsyncIteration
@@ -157,7 +157,7 @@ class Subscription:
     def finish(self, finished: Finished) -> None:
         """The request is over."""
         if finished.reason == FINISH_REASON_FAILED:
-            self.fail(InternalError(finished.error or "the request failed"))
+            self.fail(RequestFailed(finished.error))
         else:
             self._wake().finished = finished
 

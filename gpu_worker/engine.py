@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from enum import Enum, auto
 from typing import NamedTuple
 
 import structlog
+import torch
 
 from batchyard.errors import ProtocolError
 from gpu_worker.launched import Launched
@@ -26,6 +27,8 @@ from protos.step_pb2 import StepBatch, StepResult
 
 log = structlog.get_logger()
 
+STUCK_S = 60.0  # seconds: no step takes as long, and no scheduler waits as long
+
 
 class EndKind(Enum):
     """Why a stream is over."""
@@ -35,6 +38,14 @@ class EndKind(Enum):
     REFUSED = auto()  # a batch was not allowed
     STOPPED = auto()  # the worker ends
     FAILED = auto()
+
+
+class Broken(Enum):
+    """What the worker cannot go on after."""
+
+    MEMORY = auto()  # the device has none left for a step, whatever was freed
+    DEVICE = auto()  # it failed, and what was on it is lost
+    STUCK = auto()  # a step, or a move, does not end
 
 
 class StreamEnd(NamedTuple):
@@ -101,6 +112,8 @@ class StepEngine:
         self._released = asyncio.Event()
         self.leaving = False
         """No scheduler should take the worker over any more."""
+        self.broken: Future[Broken] = Future()
+        """Has a result once this engine is of no use any more."""
 
     @property
     def has_stream(self) -> bool:
@@ -112,7 +125,11 @@ class StepEngine:
         if self._stream is not None:
             self._stream.end(StreamEnd(EndKind.TAKEN_OVER, "another stream has taken this worker over"))
         stream = self._stream = StepStream(self)
-        await asyncio.wrap_future(self._step_thread.submit(self._reset))
+        reset = asyncio.wrap_future(self._step_thread.submit(self._reset))
+        done, _ = await asyncio.wait([reset], timeout=STUCK_S)
+        if not done:
+            self._give_up(Broken.STUCK)
+        await reset
         return stream
 
     def release(self, stream: StepStream) -> None:
@@ -160,9 +177,12 @@ class StepEngine:
         self._step_thread.submit(self._pass_on, stream, StreamEnd(EndKind.DONE))
 
     def shutdown(self) -> None:
-        """Waits for the steps that have begun; the others are dropped."""
-        self._step_thread.shutdown(cancel_futures=True)
+        """Waits for the steps that have begun; the others are dropped. The step thread lives on."""
+        if self._stream is not None:
+            self._stream.over, self._stream = True, None
+        self._step_thread.submit(lambda: None).result()
         self._result_thread.shutdown()
+        del self._runner  # streams may outlive us, and its memory is wanted
         if self._mover:
             self._mover.shutdown()
 
@@ -182,11 +202,13 @@ class StepEngine:
             log.warning("step_refused", step=batch.step, error=str(error))
             self._pass_on(stream, StreamEnd(EndKind.REFUSED, str(error)))
         except Exception as error:
-            self._pass_on(stream, _failure(batch, error))
+            self._pass_on(stream, self._failure(batch, error))
         else:
             self._result_thread.submit(self._answer, stream, batch, launched)
             if self._mover:
-                self._mover.start(batch, stream.deliver, lambda error: stream.end(_failure(batch, error)))
+                self._mover.start(
+                    batch, stream.deliver, lambda error: stream.end(self._failure(batch, error))
+                )
 
     def _pass_on(self, stream: StepStream, end: StreamEnd) -> None:
         """Ends `stream` behind the results it still gets; nothing more of it is executed."""
@@ -201,9 +223,17 @@ class StepEngine:
             for observer in self._observers:
                 observer.observe(finished)
         except Exception as error:
-            stream.end(_failure(batch, error))
+            stream.end(self._failure(batch, error))
 
+    def _failure(self, batch: StepBatch, error: Exception) -> StreamEnd:
+        log.error("step_failed", step=batch.step, exc_info=error)
+        if isinstance(error, torch.OutOfMemoryError):
+            self._give_up(Broken.MEMORY)
+        elif isinstance(error, torch.AcceleratorError):
+            self._give_up(Broken.DEVICE)
+        return StreamEnd(EndKind.FAILED, f"step {batch.step} failed: {type(error).__name__}: {error}")
 
-def _failure(batch: StepBatch, error: Exception) -> StreamEnd:
-    log.error("step_failed", step=batch.step, exc_info=error)
-    return StreamEnd(EndKind.FAILED, f"step {batch.step} failed: {type(error).__name__}: {error}")
+    def _give_up(self, why: Broken) -> None:
+        # Several threads may find out. Nothing that went wrong is kept: it holds on to tensors.
+        with contextlib.suppress(InvalidStateError):
+            self.broken.set_result(why)

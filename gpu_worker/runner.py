@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
 import torch
 
 from gpu_worker.inputs import (
@@ -32,6 +33,8 @@ from protos.step_pb2 import StepBatch
 if TYPE_CHECKING:
     from gpu_worker.graphs import DecodeGraphs, DeviceTables
     from gpu_worker.mixed_graphs import MixedGraphs
+
+log = structlog.get_logger()
 
 
 class Runner:
@@ -75,25 +78,42 @@ class Runner:
         """Starts the step and returns before the device is done with it; steps run in the order of the calls.
 
         arrived_ns: when the batch came, by `time.perf_counter_ns`. Raises ProtocolError, having changed
-        nothing, if the batch must not be executed now.
+        nothing, if the batch must not be executed now; torch.OutOfMemoryError where freeing caches does not
+        help.
         """
         diff = parse_batch(batch, self.rows.vocab_size)
         check(self.rows, diff)
-        clock = self._clocks.start(arrived_ns)
         grown = self.rows.apply(diff)
         if diff.entries:
             self._shared_prefixes.forget()
         plan = self.rows.plan(diff)
         spans = prompt_spans(self.rows, plan)
-        if self._graphs and self._graphs.covers(plan):
-            outputs = self._replay(self._graphs, diff.entries, grown, plan, clock)
-        elif not len(plan.rows):
-            outputs = self._apply_only(diff.entries, grown, clock)
-        else:
-            outputs = self._compute(diff.entries, grown, plan, spans, clock)
-        launched = self._launched(diff.step, plan, spans, outputs, clock)
+
+        def launch() -> Launched:
+            clock = self._clocks.start(arrived_ns)
+            if self._graphs and self._graphs.covers(plan):
+                outputs = self._replay(self._graphs, diff.entries, grown, plan, clock)
+            elif not len(plan.rows):
+                outputs = self._apply_only(diff.entries, grown, clock)
+            else:
+                outputs = self._compute(diff.entries, grown, plan, spans, clock)
+            return self._launched(diff.step, plan, spans, outputs, clock)
+
+        launched = self._launch_again_if_short_of_memory(launch, diff.step)
         self.rows.advance(plan)
         return launched
+
+    def _launch_again_if_short_of_memory(self, launch: Callable[[], Launched], step: int) -> Launched:
+        """All that a launch writes, a second one writes again: tokens, keys and values to the same places."""
+        try:
+            return launch()
+        except torch.OutOfMemoryError as error:
+            log.warning("out_of_memory", step=step, then="frees caches, and tries again", error=str(error))
+        # Outside of the handler: what went wrong holds on to the tensors of the first try.
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        return launch()
 
     def _replay(
         self,

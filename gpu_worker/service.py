@@ -45,6 +45,10 @@ class WorkerService(WorkerServicer):
         self._description = description
         self._rows = rows
 
+    def set_not_ready(self) -> None:
+        """Until `set_ready`, again."""
+        self._engine = self._description = self._rows = None
+
     async def Describe(  # noqa: N802 - named by the protocol
         self, request: DescribeWorkerRequest, context: "_ServicerContext"
     ) -> WorkerDescription:

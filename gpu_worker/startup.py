@@ -3,7 +3,6 @@
 import secrets
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -26,6 +25,7 @@ log = structlog.get_logger()
 
 _GIB = 1 << 30
 _REPORT_INTERVAL = 1.0  # seconds between reports of loading
+SHRINK = 0.9  # of the blocks stay when there was too little memory besides the cache
 
 
 class Started(NamedTuple):
@@ -56,6 +56,33 @@ def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> Started:
         seed=settings.seed,
         progress=_Progress(stop),
     )
+    fingerprint = model_fingerprint(folder, settings.load_format, settings.seed, model.dtype)
+    return _start_on(settings, model, max_model_len, fingerprint, stop)
+
+
+def start_smaller(
+    settings: WorkerSettings, model: LlamaModel, before: WorkerDescription, stop: Callable[[], None]
+) -> Started:
+    """Builds all but the model anew, with a smaller cache than that of the worker `before`.
+
+    Nobody may refer to the runner of before. Raises ConfigError where not even that fits.
+    """
+    fewer = max(1, int(SHRINK * before.num_blocks))
+    if fewer * before.block_size < before.max_model_len:
+        raise ConfigError("out of memory, and the cache cannot shrink: it would not hold one whole sequence")
+    log.warning("cache_shrinks", blocks=before.num_blocks, then=fewer)
+    smaller = settings.model_copy(update={"num_gpu_blocks": fewer})
+    return _start_on(smaller, model, before.max_model_len, before.model, stop)
+
+
+def _start_on(
+    settings: WorkerSettings,
+    model: LlamaModel,
+    max_model_len: int,
+    fingerprint: str,
+    stop: Callable[[], None],
+) -> Started:
+    device = model.device
     runner, host_cache = _build_runner(settings, model, max_model_len)
     if device.type == "cuda":
         warm_up(runner, stop)
@@ -63,7 +90,7 @@ def start_runner(settings: WorkerSettings, stop: Callable[[], None]) -> Started:
             runner.capture_graphs(stop)
     else:
         warm_up_briefly(runner)
-    return Started(runner, _describe(settings, runner, folder), host_cache)
+    return Started(runner, _describe(settings, runner, fingerprint), host_cache)
 
 
 def resolve_device(requested: str) -> torch.device:
@@ -170,13 +197,13 @@ def _free_memory_on_gpu(
     return int(settings.gpu_memory_utilization * total) - elsewhere - peak
 
 
-def _describe(settings: WorkerSettings, runner: Runner, folder: Path) -> WorkerDescription:
+def _describe(settings: WorkerSettings, runner: Runner, fingerprint: str) -> WorkerDescription:
     model, limits = runner.model, runner.rows.limits
     is_gpu = model.device.type == "cuda"
     return WorkerDescription(
         worker_id=settings.name,
         epoch=secrets.randbits(64),
-        model=model_fingerprint(folder, settings.load_format, settings.seed, model.dtype),
+        model=fingerprint,
         num_blocks=limits.num_blocks,
         num_host_blocks=limits.num_host_blocks,
         block_size=limits.block_size,

@@ -73,6 +73,7 @@ class PrefixMirror:
         self._noted = asyncio.Event()
         self._written: set[str] = set()
         self._lost: set[str] = set()
+        self._forgotten: set[str] = set()
         self.away = False
 
     @property
@@ -84,6 +85,13 @@ class PrefixMirror:
         """`block` holds `contents` for sure. Never waits."""
         self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(*contents)
         self._noted.set()
+
+    def forget(self, key: str) -> None:
+        """Nothing noted under `key` is to be believed: the next `load` deletes it, and finds nothing."""
+        self._forgotten.add(key)
+        for part in (self._pending, self._writing):
+            if key in part:
+                part[key].clear()
 
     def lost(self, key: str) -> bool:
         """Whether Redis has lost what was written under `key`. Says so once."""
@@ -100,6 +108,11 @@ class PrefixMirror:
         loaded: dict[int, Remembered] = {}
         try:
             async with asyncio.timeout(LOAD_SECONDS):
+                if key in self._forgotten:
+                    await self._redis.delete(key)
+                    self._forgotten.discard(key)
+                    self._written.discard(key)
+                    return loaded
                 async for field, value in self._redis.hscan_iter(key, count=_BATCH):
                     digest, generation, depth = _VALUE.unpack(cast(bytes, value))
                     block = _FIELD.unpack(cast(bytes, field))[0]
@@ -138,7 +151,7 @@ class PrefixMirror:
                     part = dict(itertools.islice(fields.items(), _BATCH))
                     await self._write(key, part)
                     for field in part:
-                        del fields[field]
+                        fields.pop(field, None)  # forgotten meanwhile, it is gone already
         except (RedisError, OSError, TimeoutError) as error:
             if not self.away:
                 log.warning("mirror_away", error=str(error) or type(error).__name__)

@@ -252,7 +252,7 @@ class StepResult(google.protobuf.message.Message):
     rows: builtins.bytes
     """i32: the rows that sampled in this step"""
     tokens: builtins.bytes
-    """i32: what each of them sampled"""
+    """i32: what each of them sampled; -1 where its logits were no numbers"""
     num_tokens: builtins.int
     """tokens computed"""
     queue_us: builtins.int

@@ -25,6 +25,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from batchyard.errors import ProtocolError
 from protos.packing import pack_i32
 from protos.step_pb2 import Moved, NewRow, StepBatch
 from scheduler.block_pool import BlockPool
@@ -323,7 +324,11 @@ class Batcher:
         return self.settled()
 
     def moved(self, news: Moved) -> None:
-        """The worker says which moves are done."""
+        """The worker says which moves are done. Raises ProtocolError for moves that nobody asked for."""
+        if max(news.saved, news.loaded) > self.sent:
+            raise ProtocolError(
+                f"moves of step {max(news.saved, news.loaded)} are done, which was never sent"
+            )
         self.tiers.moved(news, self.sent)
         self.pool.settle(self.answered)
 
@@ -339,14 +344,25 @@ class Batcher:
             self.sharing.vacate(row)
         return back
 
+    def clear(self) -> list[Request]:
+        """Everybody leaves. Rows come back behind their fences (`settled`); who has none is returned."""
+        for row in self.running:
+            self._leave(row)
+        return self._release_aside()
+
     def evacuate(self) -> list[Request]:
         """The worker is gone: every request that was not over, with all tokens that came back."""
         for row in self.running:
             self._stop(row)
+        rows = np.flatnonzero(self.rows.accepting).tolist()
+        return self._release_aside() + [self._give_back(row) for row in rows]
+
+    def _release_aside(self) -> list[Request]:
         aside = self.entrance.aside
         for request in aside:
+            self.entrance.forget(request)
             request.loaded = 0
-        return aside + [self._give_back(row) for row in np.flatnonzero(self.rows.accepting).tolist()]
+        return aside
 
     def _give_back(self, row: int) -> Request:
         request = self._request(row)

@@ -3,9 +3,12 @@
 from collections import deque
 from dataclasses import dataclass
 
+import structlog
+
+from batchyard.errors import ProtocolError
 from prefix_cache.mirror import PrefixMirror, key_of
 from protos.packing import unpack_u32
-from protos.step_pb2 import WorkerDescription
+from protos.step_pb2 import StepResult, WorkerDescription
 from scheduler.batcher import Admissions, Batcher, Step
 from scheduler.block_pool import BlockPool
 from scheduler.outlook import Outlook
@@ -17,6 +20,8 @@ from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
 from scheduler.transport import StepStream, Transport
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,34 @@ class Connection:
     outlook: Outlook
     restored: int  # blocks whose contents the mirror knew
 
+    def send(self, step: Step, now: float) -> None:
+        """Puts a step on its way. `now` is in seconds."""
+        self.in_flight.append(step)
+        self.stream.send(step.batch)
+        self.pacing.sent(step.num_prompt_tokens, now)
+        if step.batch.chunk_rows:
+            self.outlook.composed()
+
+    def take(self, result: StepResult) -> tuple[Step, int]:
+        """The step that is answered, the oldest one in flight, and how many tokens were delivered.
+
+        Raises ProtocolError where the answer makes no sense. Then nothing has changed: the step is in flight.
+        """
+        if not self.in_flight:
+            raise ProtocolError(f"answer to step {result.step}, which was never sent")
+        step = self.in_flight[0]
+        delivered = self.results.apply(step, result)
+        return self.in_flight.popleft(), delivered
+
+    def learn(self, step: Step, result: StepResult, now: float) -> None:
+        """Books what the answer to `step` says of caches and of times."""
+        if self.remembering:
+            self.remembering.answered(result.step, self.batcher.sent)
+        busy_us = result.forward_us + result.sample_us
+        hop_us = step.age_us - result.queue_us - busy_us
+        self.pacing.answered(busy_us, hop_us, now)
+        self.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
+
 
 @dataclass(frozen=True, slots=True)
 class Connector:
@@ -59,10 +92,22 @@ class Connector:
         stream = await transport.open()
         try:
             # Asked after opening: until then, steps of an earlier stream may still have been writing blocks.
-            return await self._keep_books(stream, await transport.describe(), waiting)
+            connection = await self._keep_books(stream, await transport.describe(), waiting)
         except BaseException:
             stream.close()
             raise
+        worker = connection.worker
+        log.info(
+            "worker_connected",
+            address=transport.address,
+            worker=worker.worker_id,
+            device=worker.device,
+            blocks=worker.num_blocks,
+            host_blocks=worker.num_host_blocks,
+            rows=worker.max_rows,
+            warm_blocks=connection.restored,
+        )
+        return connection
 
     async def _keep_books(
         self, stream: StepStream, worker: WorkerDescription, waiting: WaitingQueue

@@ -14,6 +14,7 @@ from batchyard.telemetry import is_sampled, parse_traceparent
 from prefix_cache.mirror import PrefixMirror
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import (
+    FINISH_REASON_FAILED,
     FINISH_REASON_TIMEOUT,
     REFUSAL_REASON_INVALID,
     REFUSAL_REASON_OVERLOADED,
@@ -36,6 +37,7 @@ from scheduler.request import Request
 from scheduler.session import Session, Sessions
 from scheduler.shedding import BOUNDLESS, Door, QueueLimits
 from scheduler.state import describe
+from scheduler.suspects import Suspects
 from scheduler.tiers import HitTokens
 from scheduler.tracing import RequestSpans
 from scheduler.transport import Transport
@@ -70,6 +72,7 @@ class Scheduler:
         self.prompt_tokens = 0  # of requests that got a row
         self.hits = HitTokens()  # of these, found in the cache
         self.answers = AnswerLengths()
+        self.suspects = Suspects(WaitingQueue(self.tenants, clock), self._fail)
         self.fleet = Fleet(self._lane_to, self._forget_lane)
         self.mirror = mirror
         self._warming = Warming(self.sessions.open(), self.tenants.house, self.cancel)
@@ -136,7 +139,7 @@ class Scheduler:
 
     def describe(self) -> Description:
         """The state now."""
-        return describe(self.lanes, len(self.waiting), self._warming)
+        return describe(self.lanes, len(self.waiting) + len(self.suspects.waiting), self._warming)
 
     # What the lanes tell
 
@@ -148,6 +151,7 @@ class Scheduler:
             self.prompt_tokens += request.prompt_len
             self.hits.add(cached_tokens, request.loaded)
             request.session.started(request, cached_tokens)
+        self.suspects.admitted(request)
         self._spans.admitted(request, cached_tokens, started_ns)
 
     def preempted(self, request: Request, cause: Cause) -> None:
@@ -158,7 +162,14 @@ class Scheduler:
     def _lane_to(self, transport: Transport) -> Lane:
         given = WaitingQueue(self.tenants, self._clock)
         return Lane(
-            transport, self._connector, given, self._wake, self._take_back, self.fleet.is_taken, self._clock
+            transport,
+            self._connector,
+            given,
+            self.suspects,
+            self._wake,
+            self._take_back,
+            self.fleet.is_taken,
+            self._clock,
         )
 
     def _forget_lane(self, lane: Lane) -> None:
@@ -169,7 +180,8 @@ class Scheduler:
             request.lane = None
             if request.started:  # else it has waited all the time
                 request.queued_at_ns = time.time_ns()
-            self.waiting.push(request)
+            if not self.suspects.take(request):
+                self.waiting.push(request)
 
     # The loop
 
@@ -182,18 +194,18 @@ class Scheduler:
     def _turn(self) -> None:
         self._woken = False
         self.fleet.welcome()
-        self._warming.give(self.lanes)
-        self._place()
+        lanes = [lane for lane in self.lanes if lane.takes_requests]
+        self.suspects.hold_trials(lanes)
+        lanes = [lane for lane in lanes if not self.suspects.sets_apart(lane)]
+        self._warming.give(lanes)
+        self._place(lanes)
         for lane in self.lanes:
             while lane.step():
                 pass
 
-    def _place(self) -> None:
-        """Gives waiting requests to workers, in order, as long as one is chosen for them."""
-        while request := self.waiting.peek():
-            lanes = [lane for lane in self.lanes if lane.takes_requests]
-            if not lanes:
-                return
+    def _place(self, lanes: Sequence[Lane]) -> None:
+        """Gives waiting requests to `lanes`, in order, as long as one is chosen for them."""
+        while lanes and (request := self.waiting.peek()):
             if not self._hashed(request, lanes[0]):
                 self._wake()  # the rest of it in the next turn, so that steps come in between
                 return
@@ -265,10 +277,16 @@ class Scheduler:
         self._end(request)
         request.session.flush()
 
+    def _fail(self, request: Request, why: str) -> None:
+        """`request`, which nobody has any more, is over."""
+        self.door.left(request)
+        request.session.finished(request, FINISH_REASON_FAILED, error=why)
+        request.session.flush()
+
     def _end(self, request: Request) -> None:
         self.door.left(request)
         if request.lane:
             request.lane.end(request)
-        else:
+        elif not self.suspects.cancel(request):
             self.waiting.cancel(request)
         self._wake()

@@ -46,7 +46,7 @@ class Fleet:
 
     def welcome(self) -> None:
         """If somebody has connected since the last call, those who wait for a row elsewhere may go there."""
-        streams = sum(lane.streams for lane in self.lanes)
+        streams = sum(lane.tally.streams for lane in self.lanes)
         if streams != self._streams:
             self._streams = streams
             for lane in self.lanes:
@@ -58,7 +58,7 @@ class Fleet:
         return [
             lane.worker
             for lane in self.lanes
-            if lane.worker and (lane.connected or (lane.lost_at is not None and lane.lost_at > since))
+            if lane.worker and (lane.connected or lane.tally.lost_at > since)
         ]
 
     def is_taken(self, epoch: int) -> bool:

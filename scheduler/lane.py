@@ -1,38 +1,29 @@
 """One worker as the scheduler sees it: its stream, its steps in flight, the requests given to it."""
 
 import asyncio
-import contextlib
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import structlog
 
-from batchyard.errors import InternalError, ProtocolError, WorkerLost
+from batchyard.errors import InternalError, ProtocolError, WorkerLost, WorkerTaken
 from protos.step_pb2 import StepResult, WorkerDescription
-from scheduler.batcher import Batcher, Step
-from scheduler.cache_counts import CacheCounts
+from scheduler.batcher import Batcher
+from scheduler.breaker import PROBE_REQUESTS, Breaker
 from scheduler.connection import Connection, Connector
+from scheduler.draining import Drain
 from scheduler.load import Load
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
+from scheduler.retries import Retries
+from scheduler.suspects import Suspects
+from scheduler.tally import Tally
 from scheduler.transport import Transport
+from scheduler.watch import Watch
 
 log = structlog.get_logger()
 
-_WATCH_INTERVAL = 1.0  # seconds between looks for a missed deadline
 WORK_AHEAD = 8  # full steps
-_RETRY_WAITS = (0.1, 0.2, 0.5, 1.0)  # seconds
 _DRAIN_WAIT = 0.5  # seconds for the steps in flight; what is not answered by then is computed again elsewhere
-
-
-@dataclass(slots=True)
-class _Drain:
-    """That a worker's process is to be let go."""
-
-    epoch: int  # which process
-    moved: int = 0  # requests
-    done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Lane:
@@ -43,6 +34,7 @@ class Lane:
         transport: Transport,
         connector: Connector,
         waiting: WaitingQueue,
+        suspects: Suspects,
         on_change: Callable[[], None],
         take_back: Callable[[list[Request]], None],
         is_taken: Callable[[int], bool],
@@ -51,28 +43,25 @@ class Lane:
         """`waiting` is for the requests given to this worker that have no row yet.
 
         `on_change` is told when a step may be sent, `take_back` gets the requests of a lost worker, and
-        `is_taken` says whether another lane has the worker's process of an epoch.
+        `is_taken` says whether another lane has the worker's process of an epoch. `clock` gives seconds.
         """
         self.address = transport.address
         self.waiting = waiting
         self.worker: WorkerDescription | None = None  # as it last described itself
-        self.streams = 0  # opened so far: with each the worker may have another cache
-        self.steps = 0
-        self.step_seconds = 0.0  # sum over answered steps, from sending to answer
-        self.tokens = 0
-        self.last_result = time.monotonic()
-        self.lost_at: float | None = None  # when the last stream ended, in the seconds of time.monotonic
-        self._counts = CacheCounts()  # on streams before this one
+        self.tally = Tally()
+        self.breaker = Breaker(clock)
         self._transport = transport
         self._connector = connector
         self._on_change = on_change
         self._take_back = take_back
         self._is_taken = is_taken
         self._clock = clock
+        self._suspects = suspects
+        self._watch = Watch(connector.options.step_timeout)
         self._held_back: asyncio.TimerHandle | None = None
         self._connection: Connection | None = None
-        self._drain: _Drain | None = None
-        self._hurry = asyncio.Event()
+        self._drain = Drain()
+        self._retries = Retries()
 
     @property
     def name(self) -> str:
@@ -92,7 +81,7 @@ class Lane:
     @property
     def draining(self) -> bool:
         """Whether the worker, in the process last seen, is to be let go, or has been."""
-        return self._drain is not None and self.worker is not None and self._drain.epoch == self.worker.epoch
+        return self.worker is not None and self._drain.covers(self.worker.epoch)
 
     @property
     def takes_requests(self) -> bool:
@@ -101,9 +90,9 @@ class Lane:
 
     @property
     def idle(self) -> bool:
-        """Whether no request is here."""
-        batcher = self.batcher
-        return not (batcher and (batcher.rows.taken or batcher.entrance.aside or len(self.waiting)))
+        """Whether no request is here, and nothing on its way."""
+        aside = self.batcher.entrance.aside if self.batcher else []
+        return not (self.rows_taken or aside or len(self.waiting) or self.steps_in_flight)
 
     @property
     def batcher(self) -> Batcher | None:
@@ -111,22 +100,23 @@ class Lane:
         return self._connection.batcher if self._connection else None
 
     @property
-    def cache_counts(self) -> CacheCounts:
-        """Since the scheduler started."""
-        return self._counts + CacheCounts.of(self.batcher) if self.batcher else self._counts
-
-    @property
     def steps_in_flight(self) -> int:
         """Steps sent and not answered."""
         return len(self._connection.in_flight) if self._connection else 0
 
     @property
+    def rows_taken(self) -> int:
+        """Rows in use."""
+        return self.batcher.rows.taken if self.batcher else 0
+
+    @property
     def overdue(self) -> float:
         """Seconds for which the worker has owed an answer; 0 when it owes none."""
-        if not (self._connection and self._connection.in_flight):
-            return 0.0
-        # The clock of a step starts when the one before it was answered.
-        return time.monotonic() - max(self._connection.in_flight[0].sent_at, self.last_result)
+        return self._watch.owed(self._connection.in_flight, self._clock()) if self._connection else 0.0
+
+    def tokens_of(self, row: int) -> int:
+        """How many tokens of the sequence in `row` have come back. Needs a connected worker."""
+        return int(self._connected().batcher.rows.length[row])
 
     def wants(self, request: Request) -> bool:
         """Whether it should be given `request`: fewer than WORK_AHEAD steps' work would go before it.
@@ -134,6 +124,8 @@ class Lane:
         Fewer would send a request elsewhere than to its prefix, more would commit it long before its turn.
         """
         batcher = self.batcher
+        if self.breaker.is_probing and self.rows_taken + len(self.waiting) >= PROBE_REQUESTS:
+            return False
         return batcher is not None and self.waiting.work_before(request) < WORK_AHEAD * batcher.budget
 
     def load_bound(self, request: Request, guess: int) -> Load:
@@ -161,6 +153,11 @@ class Lane:
                     self.waiting.push(request)
             self._give_back(connection, [request for request in given if not request.pinned])
 
+    def clear(self) -> None:
+        """Everybody leaves, at the edge of the next step, and is given back. Needs a connected worker."""
+        connection = self._connected()
+        self._give_back(connection, self.waiting.drain() + connection.batcher.clear())
+
     def _connected(self) -> Connection:
         if self._connection is None:
             raise AssertionError("not connected")
@@ -176,18 +173,17 @@ class Lane:
         connection = self._connection
         if connection is None or self.draining or len(connection.in_flight) >= connection.pacing.depth:
             return False
-        if wait := connection.pacing.hold_back(self._clock()):
+        now = self._clock()
+        if wait := connection.pacing.hold_back(now):
             self._step_later(wait)
             return False
         step = connection.batcher.compose(self.waiting)
         self._give_back(connection, connection.batcher.settled())
         if step is None:
             return False
-        connection.in_flight.append(step)
-        connection.stream.send(step.batch)
-        connection.pacing.sent(step.num_prompt_tokens, self._clock())
-        if step.batch.chunk_rows:
-            connection.outlook.composed()
+        if not connection.in_flight:
+            self._watch.sent(now)
+        connection.send(step, now)
         return True
 
     def _step_later(self, seconds: float) -> None:
@@ -216,64 +212,69 @@ class Lane:
         """
         if self.draining or self.worker is None:
             return
-        self._drain = _Drain(self.worker.epoch)
+        self._drain.begin(self.worker.epoch)
         log.info("worker_draining", address=self.address, worker=self.name)
         connection = self._connection
         if connection is None:
-            self._drain.done.set()
+            self._drain.finish()
             return
         given = self.waiting.drain()
-        self._drain.moved = len(given)
+        self._drain.moved(len(given))
         self._give_back(connection, given)
-        asyncio.get_running_loop().call_later(
-            _DRAIN_WAIT if connection.in_flight else 0, connection.stream.close
-        )
+        wait = _DRAIN_WAIT if connection.in_flight else 0
+        asyncio.get_running_loop().call_later(wait, self._let_go, connection)
         self._on_change()
+
+    def _let_go(self, connection: Connection) -> None:
+        if self.draining:  # else it was undone in the meantime
+            connection.stream.close()
 
     async def drained(self) -> int:
         """Returns when a worker that is `draining` has been let go: how many requests went elsewhere."""
-        if self._drain is None:
-            raise AssertionError("not draining")
-        await self._drain.done.wait()
-        return self._drain.moved
+        return await self._drain.done()
 
     def resume(self) -> None:
         """The worker is to be used again, if it was drained."""
-        if self._drain:
-            self._drain.done.set()
-        self._drain = None
+        self._drain.undo()
         self.hurry()
 
     def hurry(self) -> None:
         """There is news of the worker: connecting to it is tried again now."""
-        self._hurry.set()
+        self._retries.hurry()
 
     async def run(self) -> None:
         """Serves for ever: connects, steps, and after a loss gives the requests back and connects again."""
-        failures = 0
         while True:
+            alone = 0.0
             try:
                 await self._connect()
-                failures = 0
+                self._retries.succeeded()
                 await self._receive()
             except InternalError as error:
-                if self.connected and not self.draining:
-                    log.warning("worker_lost", address=self.address, error=str(error))
+                if self._connection and not self.draining:
+                    alone = self._lost(self._connection, error)
                 else:
                     log.debug("worker_not_ready", address=self.address, error=str(error))
             finally:
                 self._disconnect()
-            await self._pause(_RETRY_WAITS[min(failures, len(_RETRY_WAITS) - 1)])
-            failures += 1
+            await self._retries.wait(alone)
+
+    def _lost(self, connection: Connection, error: InternalError) -> float:
+        """Seconds to leave the worker alone."""
+        log.warning("worker_lost", address=self.address, error=str(error))
+        if isinstance(error, WorkerTaken):
+            return 0.0
+        self.tally.losses += 1
+        if isinstance(error, ProtocolError) and connection.remembering:
+            connection.remembering.forget()
+        self._suspects.worker_lost(self, connection.batcher, connection.in_flight, error)
+        if alone := self.breaker.lost():
+            log.error("worker_left_alone", address=self.address, seconds=alone)
+        return alone
 
     async def close(self) -> None:
         """Lets go of the way to the worker, for good."""
         await self._transport.close()
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
-        self._hurry.clear()
 
     async def _connect(self) -> None:
         # Asked before opening: that takes the worker over from whoever has it.
@@ -283,31 +284,22 @@ class Lane:
         if self._is_taken(worker.epoch):
             raise WorkerLost(f"{self.address}: {worker.worker_id} is connected by another address already")
         self._connection = connection = await self._connector.open(self._transport, self.waiting)
-        self.worker = worker = connection.worker
-        self.streams += 1
-        self.last_result = time.monotonic()
-        log.info(
-            "worker_connected",
-            address=self.address,
-            worker=worker.worker_id,
-            device=worker.device,
-            blocks=worker.num_blocks,
-            host_blocks=worker.num_host_blocks,
-            rows=worker.max_rows,
-            warm_blocks=connection.restored,
-        )
+        self.worker = connection.worker
+        self.tally.connected()
+        self._watch.connected(connection.worker.epoch, self._clock())
         self._on_change()
 
     async def _receive(self) -> None:
         """Takes answers, for as long as there is somebody to step, or steps to be answered."""
         connection = self._connected()
-        watchdog = asyncio.create_task(self._watch(connection))
+        watchdog = asyncio.create_task(self._keep_watch(connection))
         try:
             while connection.in_flight or not self.draining:
                 result = await connection.stream.receive()
                 if result.leaving:
                     self.drain()
                 elif result.HasField("moved"):
+                    self._watch.moved(connection.batcher.tiers, result.moved)
                     connection.batcher.moved(result.moved)
                 else:
                     self._answered(connection, result)
@@ -316,46 +308,32 @@ class Lane:
             watchdog.cancel()
 
     def _answered(self, connection: Connection, result: StepResult) -> None:
-        if not connection.in_flight:
-            raise ProtocolError(f"{self.address}: answer to step {result.step}, which was never sent")
-        step = connection.in_flight.popleft()
-        self.tokens += connection.results.apply(step, result)
+        step, delivered = connection.take(result)
+        self._suspects.answered()
         self._give_back(connection, connection.batcher.settle(result.step))
-        if connection.remembering:
-            connection.remembering.answered(result.step, connection.batcher.sent)
-        busy_us = result.forward_us + result.sample_us
-        at_worker_us = result.queue_us + busy_us
-        connection.pacing.answered(busy_us, step.age_us - at_worker_us, self._clock())
-        connection.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
-        self._account(step)
+        now = self._clock()
+        connection.learn(step, result, now)
+        self._watch.answered(step, now)
+        self.breaker.answered()
+        self.tally.answered(step, delivered)
         self._connector.sessions.flush()
 
-    def _account(self, step: Step) -> None:
-        self.last_result = time.monotonic()
-        self.steps += 1
-        self.step_seconds += self.last_result - step.sent_at
-
-    async def _watch(self, connection: Connection) -> None:
+    async def _keep_watch(self, connection: Connection) -> None:
         """Breaks the stream when an answer is overdue, so that `receive` raises WorkerLost."""
-        timeout = self._connector.options.step_timeout
-        while True:
-            await asyncio.sleep(_WATCH_INTERVAL)
-            if self.overdue > timeout:
-                log.error("step_overdue", address=self.address, step=connection.in_flight[0].batch.step)
-                connection.stream.close()
-                return
+        tiers = connection.batcher.tiers
+        overdue = await self._watch.until_overdue(connection.in_flight, tiers, self._clock)
+        log.error("worker_overdue", address=self.address, what=overdue)
+        connection.stream.close()
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
         connection.stream.close()
-        self.lost_at = time.monotonic()
-        self._counts += CacheCounts.of(connection.batcher)
+        self.tally.ended(connection.batcher)
         requests = connection.batcher.evacuate() + self.waiting.drain()
-        if self._drain and self.draining:
-            self._drain.moved += len(requests)
-            self._drain.done.set()
-            log.info("worker_drained", address=self.address, worker=self.name, moved=self._drain.moved)
+        if self.draining:
+            self._drain.moved(len(requests))
+            log.info("worker_drained", address=self.address, worker=self.name, moved=self._drain.finish())
         self._take_back(requests)
         self._on_change()

@@ -47,6 +47,7 @@ class SchedulerCollector(Collector):
             draining.add_metric([name], worker.draining)
         yield from (blocks, rows, connected, draining)
         yield from self._steps()
+        yield from self._sick()
         yield from prefix_metrics(self._scheduler)
 
     def _queue(self) -> Iterator[Metric]:
@@ -80,10 +81,24 @@ class SchedulerCollector(Collector):
         seconds = CounterMetricFamily("batchyard_step_seconds", "from sending to answer", labels=["worker"])
         tokens = CounterMetricFamily("batchyard_generated_tokens", "tokens delivered", labels=["worker"])
         for lane in self._scheduler.lanes:
-            steps.add_metric([lane.name], lane.steps)
-            seconds.add_metric([lane.name], lane.step_seconds)
-            tokens.add_metric([lane.name], lane.tokens)
+            steps.add_metric([lane.name], lane.tally.steps)
+            seconds.add_metric([lane.name], lane.tally.step_seconds)
+            tokens.add_metric([lane.name], lane.tally.tokens)
         yield from (steps, seconds, tokens)
+
+    def _sick(self) -> Iterator[Metric]:
+        losses = CounterMetricFamily("batchyard_worker_losses", "streams that broke", labels=["worker"])
+        opened = CounterMetricFamily(
+            "batchyard_breaker_opened", "times a worker that flaps was left alone", labels=["worker"]
+        )
+        for lane in self._scheduler.lanes:
+            losses.add_metric([lane.name], lane.tally.losses)
+            opened.add_metric([lane.name], lane.breaker.opened)
+        suspects = GaugeMetricFamily("batchyard_suspects", "requests with which workers were lost")
+        suspects.add_metric([], len(self._scheduler.suspects))
+        failed = CounterMetricFamily("batchyard_failed_requests", "requests that killed workers")
+        failed.add_metric([], self._scheduler.suspects.failed)
+        yield from (losses, opened, suspects, failed)
 
 
 def serve_metrics(scheduler: Scheduler, lease: Lease, port: int) -> WSGIServer:

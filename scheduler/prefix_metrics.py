@@ -31,8 +31,9 @@ def _blocks(lanes: Sequence[Lane]) -> Iterator[Metric]:
     )
     host = GaugeMetricFamily("batchyard_host_blocks", "host blocks by state", labels=["worker", "state"])
     for lane in lanes:
-        evictions.add_metric([lane.name, "gpu"], lane.cache_counts.evicted)
-        evictions.add_metric([lane.name, "host"], lane.cache_counts.host_evicted)
+        counts = lane.tally.caches(lane.batcher)
+        evictions.add_metric([lane.name, "gpu"], counts.evicted)
+        evictions.add_metric([lane.name, "host"], counts.host_evicted)
         if lane.batcher:
             pool = lane.batcher.tiers.host
             for state, count in (("free", pool.free), ("cached", pool.cached), ("saving", pool.saving)):
@@ -47,7 +48,7 @@ def _moves(lanes: Sequence[Lane]) -> Iterator[Metric]:
     )
     seconds = CounterMetricFamily("batchyard_move_seconds", "what the copies took", labels=labels)
     for lane in lanes:
-        counts = lane.cache_counts
+        counts = lane.tally.caches(lane.batcher)
         moved.add_metric([lane.name, "save"], counts.saved)
         moved.add_metric([lane.name, "load"], counts.loaded)
         seconds.add_metric([lane.name, "save"], counts.save_us / 1e6)

@@ -22,6 +22,10 @@ class Remembering:
         """Makes what the mirror knows of these blocks, and is still true, usable again; how many blocks."""
         return self._pool.restore(await self._mirror.load(self._key))
 
+    def forget(self) -> None:
+        """What the blocks hold is not to be relied on: nobody is to find it again."""
+        self._mirror.forget(self._key)
+
     def answered(self, step: int, sent: int) -> None:
         """`step` has been answered, `sent` is the last one sent: what that put in place is told."""
         self._tell(self._pool.confirmed(step))

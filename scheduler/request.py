@@ -17,6 +17,7 @@ from scheduler.fairness import Tenant
 if TYPE_CHECKING:
     from scheduler.lane import Lane
     from scheduler.session import Session
+    from scheduler.suspects import Suspicion
 
 Tokens = npt.NDArray[np.int32]
 
@@ -33,6 +34,7 @@ class Request:
     priority     higher goes first, in here: what a submit says is lower for the more urgent
     paid         leading tokens that its tenant has been charged for: what is computed again costs no more
     work         tokens to compute before it decodes, where it was sent; all of them while that is open
+    suspicion    that it kills workers: see `suspects`
     """
 
     session: "Session"
@@ -63,6 +65,7 @@ class Request:
     arrived: float = 0.0
     deadline: float = math.inf
     paid: int = 0
+    suspicion: "Suspicion | None" = None
 
     def __post_init__(self) -> None:
         self.work = len(self.tokens)

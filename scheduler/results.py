@@ -1,10 +1,17 @@
-"""Takes a worker's answer to a step: tokens into rows and to gateways, stops, finished requests."""
+"""Takes a worker's answer to a step: tokens into rows and to gateways, stops, finished requests.
+
+An answer is believed whole or not at all: one that makes no sense changes nothing, and costs the worker its
+stream. What it says of one row may well be true, but nobody knows of which.
+"""
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 
-from batchyard.errors import ProtocolError
+from batchyard.errors import NanLogits, ProtocolError
 from protos.packing import unpack_i32
+from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from protos.step_pb2 import StepResult
 from scheduler.batcher import Batcher, Step
@@ -24,10 +31,13 @@ class ResultHandler:
     def apply(self, step: Step, result: StepResult) -> int:
         """Takes the answer to `step`; returns how many tokens were delivered.
 
-        Raises ProtocolError, and changes nothing, when the answer makes no sense.
+        Raises ProtocolError, and changes nothing, when the answer makes no sense; NanLogits where the worker
+        says so itself.
         """
-        rows, tokens = unpack_i32(result.rows), unpack_i32(result.tokens)
+        rows, tokens = _unpack(result)
         self._check(step, result, rows, tokens)
+        if result.logprobs or result.prompt_logprobs:
+            _check_logprobs(step, result)
         wanted = self._rows.accepting[rows]
         self._deliver_logprobs(result)
         rows, tokens = rows[wanted], tokens[wanted]
@@ -42,7 +52,13 @@ class ResultHandler:
             raise ProtocolError(
                 f"step {result.step} sampled rows {rows.tolist()}, not {step.sampling.tolist()}"
             )
+        if result.num_tokens != step.num_tokens:
+            raise ProtocolError(
+                f"step {result.step} computed {result.num_tokens} tokens, not {step.num_tokens}"
+            )
         if len(tokens) and (tokens.min() < 0 or tokens.max() >= self._vocab_size):
+            if len(nan := rows[tokens == -1].tolist()):
+                raise NanLogits(f"step {result.step}: the logits of rows {nan} are no numbers", nan)
             raise ProtocolError(f"step {result.step} sampled a token outside the vocabulary")
 
     def _deliver(self, rows: Tokens, tokens: Tokens) -> None:
@@ -78,3 +94,27 @@ class ResultHandler:
             request = self._rows.requests[item.row]
             if request and self._rows.accepting[item.row]:
                 request.session.logprobs(request, item.logprobs)
+
+
+def _unpack(result: StepResult) -> tuple[Tokens, Tokens]:
+    try:
+        return unpack_i32(result.rows), unpack_i32(result.tokens)
+    except ValueError as error:
+        raise ProtocolError(f"step {result.step}: {error}") from error
+
+
+def _check_logprobs(step: Step, result: StepResult) -> None:
+    """That they are of rows which took part, and numbers: clients get them as they are."""
+    sampled, prompts = set(step.sampling.tolist()), set(unpack_i32(step.batch.chunk_rows).tolist())
+    for item in result.logprobs:
+        if item.row not in sampled or _is_nan(item.logprobs):
+            raise ProtocolError(f"step {step.batch.step}: log-probabilities of row {item.row} make no sense")
+    for part in result.prompt_logprobs:
+        if part.row not in prompts or any(map(_is_nan, part.positions)):
+            raise ProtocolError(
+                f"step {step.batch.step}: those of the prompt of row {part.row} make no sense"
+            )
+
+
+def _is_nan(logprobs: Logprobs) -> bool:
+    return math.isnan(logprobs.logprob)

@@ -38,7 +38,7 @@ def _state(lane: Lane) -> WorkerState:
     state = WorkerState(
         address=lane.address,
         connected=lane.connected,
-        steps=lane.steps,
+        steps=lane.tally.steps,
         draining=lane.draining,
         weight=lane.weight,
     )
@@ -53,5 +53,5 @@ def _state(lane: Lane) -> WorkerState:
         state.free_blocks = batcher.pool.free
         state.held_blocks = batcher.pool.held
         state.cached_blocks = batcher.pool.cached
-        state.seconds_since_step = time.monotonic() - lane.last_result
+        state.seconds_since_step = time.monotonic() - lane.tally.last_result
     return state

@@ -67,14 +67,18 @@ class HitTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class _Saves:
+class Saves:
+    """Moves down that one step carries."""
+
     step: int
     blocks: list[int]  # oldest first
     host_blocks: list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Load:
+class Load:
+    """Moves up for one request, and what it holds until they are done."""
+
     step: int
     arriving: dict[Digest, int]
     depths: list[int]  # of those that arrive
@@ -97,9 +101,9 @@ class Tiers:
         self.loaded = 0  # the loads of all steps up to this one have arrived
         self._reserve = reserve
         self._next_saves: list[tuple[int, int]] = []
-        self._next_loads: list[_Load] = []
-        self._saves: deque[_Saves] = deque()
-        self._loads: deque[_Load] = deque()
+        self._next_loads: list[Load] = []
+        self._saves: deque[Saves] = deque()
+        self._loads: deque[Load] = deque()
         self._arriving: dict[Digest, int] = {}  # and with which step
 
     @property
@@ -111,6 +115,11 @@ class Tiers:
     def in_motion(self) -> int:
         """Device blocks held by moves that were sent, which is over soon."""
         return sum(len(saves.blocks) for saves in self._saves) + sum(len(load.held) for load in self._loads)
+
+    @property
+    def in_motion_first(self) -> tuple[Saves | None, Load | None]:
+        """The saves, and the load, that were sent first of those not done."""
+        return self._saves[0] if self._saves else None, self._loads[0] if self._loads else None
 
     def find(self, digests: Sequence[Digest]) -> Prefix:
         """How much of a chain is there, in either tier."""
@@ -207,7 +216,7 @@ class Tiers:
             host_blocks.append(host_block)
         self.host.pin(host_blocks)
         self._arriving.update(dict.fromkeys(arriving, step))
-        self._next_loads.append(_Load(step, arriving, depths, host_blocks, held))
+        self._next_loads.append(Load(step, arriving, depths, host_blocks, held))
 
     # Both
 
@@ -215,7 +224,7 @@ class Tiers:
         """Puts what was ordered into the step that is about to be sent."""
         if self._next_saves:
             blocks, host_blocks = map(list, zip(*self._next_saves, strict=True))
-            self._saves.append(_Saves(batch.step, blocks, host_blocks))
+            self._saves.append(Saves(batch.step, blocks, host_blocks))
             batch.saved_blocks, batch.saved_to = pack_i32(blocks), pack_i32(host_blocks)
             self._next_saves = []
         if self._next_loads:

@@ -55,7 +55,7 @@ class Warming:
     def left(self, lane: Lane) -> int:
         """How many prompts the worker still lacks."""
         stream, given = self._given.get(lane, (0, 0))
-        if stream != lane.streams:
+        if stream != lane.tally.streams:
             return len(self._prompts)
         return len(self._prompts) - given + sum(asked is lane for asked in self._asked.values())
 
@@ -65,14 +65,14 @@ class Warming:
             return
         for lane in lanes:
             stream, given = self._given.get(lane, (0, 0))
-            if not lane.takes_requests or (stream, given) == (lane.streams, len(self._prompts)):
+            if not lane.takes_requests or (stream, given) == (lane.tally.streams, len(self._prompts)):
                 continue
-            if stream != lane.streams:
+            if stream != lane.tally.streams:
                 self.forget(lane)
                 given = 0
             for submit in itertools.islice(self._prompts.values(), given, None):
                 self._ask(lane, submit)
-            self._given[lane] = lane.streams, len(self._prompts)
+            self._given[lane] = lane.tally.streams, len(self._prompts)
 
     def forget(self, lane: Lane) -> None:
         """What the worker was asked for so far no longer matters."""

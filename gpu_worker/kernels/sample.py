@@ -22,6 +22,7 @@ import triton.language as tl
 from gpu_worker.kernels.launch_shapes import next_power_of_two
 from gpu_worker.kernels.sample_redraw import SEGMENT, redraw, top_k_floor, weigh_row
 from gpu_worker.kernels.sample_scores import (
+    NAN_RANK,
     NO_RANK,
     gumbel,
     has_filters,
@@ -66,10 +67,13 @@ def scan_kernel(
 
 
 @triton.jit
-def _put(token, row, out, table, places):
-    tl.store(out + row, token.to(tl.int64))
+def _put(token, best, row, out, table, places):
+    """`token` is what the row gets, unless its best rank says that logits are no numbers."""
+    is_nan = best == NAN_RANK
+    tl.store(out + row, tl.where(is_nan, -1, token).to(tl.int64))
     if table is not None:
-        tl.store(table + tl.load(places + row), token)
+        # Steps that are on their way already look it up, so it must be a token.
+        tl.store(table + tl.load(places + row), tl.where(is_nan, 0, token))
 
 
 @triton.jit
@@ -86,7 +90,8 @@ def choose_kernel(
     row = tl.program_id(0).to(tl.int64)
     segments = tl.arange(0, ALL_SEGMENTS)
     found = tl.load(ranks + row * SEGMENTS + segments, mask=segments < SEGMENTS, other=NO_RANK)
-    _put(token_of(tl.max(found, axis=0), VOCAB), row, out, table, places)
+    best = tl.max(found, axis=0)
+    _put(token_of(best, VOCAB), best, row, out, table, places)
 
 
 @triton.jit
@@ -146,9 +151,10 @@ def choose_filtered_kernel(
     segments = tl.arange(0, ALL_SEGMENTS)
     there = segments < SEGMENTS
     found = tl.load(ranks + row * SEGMENTS + segments, mask=there, other=NO_RANK)
-    token = token_of(tl.max(found, axis=0), VOCAB)
+    best = tl.max(found, axis=0)
+    token = token_of(best, VOCAB)
     log_min_p, top_k, top_p = tl.load(log_min_ps + row), tl.load(top_ks + row), tl.load(top_ps + row)
-    if has_filters(log_min_p, top_k, top_p):
+    if has_filters(log_min_p, top_k, top_p) & (best != NAN_RANK):
         temperature = tl.load(temperatures + row)
         logits += row * VOCAB
         x_t = load_x(logits, temperature, token, VOCAB)
@@ -173,7 +179,7 @@ def choose_filtered_kernel(
                 token = redraw(
                     logits, temperature, key, found, peak, top, x_t, least, top_k, top_p, kept, VOCAB
                 )
-    _put(token, row, out, table, places)
+    _put(token, best, row, out, table, places)
 
 
 def launch_sizes(vocab: int) -> tuple[dict[str, int], dict[str, int]]:

@@ -112,5 +112,5 @@ def redraw(
             x = load_x(logits, temperature, tokens, VOCAB)
             scores = tl.where((x > floor) & (x >= least), x + gumbel(key, tokens), float("-inf"))
             ranks = tl.where(segments == segment, tl.max(rank(scores, tokens), axis=0), ranks)
-    # None was found only if logits are no numbers.
+    # None was found only if all tokens are forbidden.
     return tl.maximum(token, 0)

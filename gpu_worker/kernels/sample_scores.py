@@ -15,6 +15,8 @@ _UNIT = tl.constexpr(2**-31)
 _LAST_ID = tl.constexpr(0x7FFFFFFF)
 # The rank of no token: below all that `rank` gives.
 NO_RANK = tl.constexpr(-(2**63))
+# The rank of a token whose score is no number: above all others.
+NAN_RANK = tl.constexpr(2**63 - 1)
 
 
 @triton.jit
@@ -50,14 +52,15 @@ def value(image):
 
 @triton.jit
 def rank(scores, tokens):
-    """One int64 for each token: higher for a higher score, and among equals for a lower id."""
+    """One int64 for each token: higher for a higher score, among equals for a lower id; NAN_RANK for NaN."""
     # Adding 0 makes -0 the 0 that it equals.
-    return (image(scores + 0.0) << 32) | (tokens ^ _LAST_ID).to(tl.int64)
+    ranks = (image(scores + 0.0) << 32) | (tokens ^ _LAST_ID).to(tl.int64)
+    return tl.where(scores == scores, ranks, NAN_RANK)
 
 
 @triton.jit
 def token_of(rank, VOCAB: tl.constexpr):
-    """Which token has this rank, int32; some token for ranks of none and of logits that are no numbers."""
+    """Which token has this rank, int32; some token for NO_RANK and NAN_RANK."""
     return tl.minimum((rank & _LAST_ID).to(tl.int32) ^ _LAST_ID, VOCAB - 1)
 
 

@@ -25,7 +25,7 @@ class Pick(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """tokens [n] int64; logprobs of the rows that asked, in the order of their index."""
+    """tokens [n] int64, -1 where a logit is NaN; logprobs of the rows that asked, in their index's order."""
 
     tokens: torch.Tensor
     logprobs: TokenLogprobs | None
@@ -63,5 +63,5 @@ def sample(
     tokens = pick(logits, asked.picks, token_table.view(-1), places)
     if own is None or asked.logprobs is None:
         return Sampled(tokens, None)
-    chosen = tokens.index_select(0, asked.logprobs.index)
+    chosen = tokens.index_select(0, asked.logprobs.index).clamp_(min=0)
     return Sampled(tokens, token_logprobs(own, chosen, asked.logprobs.max_top))

@@ -21,7 +21,7 @@ from batchyard.supervisor import Supervisor, prepare, restart_delay, run_directo
 
 
 def test_restart_delay():
-    assert [restart_delay(n) for n in (1, 2, 3, 4, 5, 6, 7, 10_000)] == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert [restart_delay(n) for n in (1, 2, 3, 4, 5, 6, 7, 10_000)] == [0.1, 1, 2, 4, 8, 16, 30, 30]
 
 
 def test_run_directory(tmp_path, monkeypatch):

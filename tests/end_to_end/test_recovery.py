@@ -1,6 +1,8 @@
 """A worker or a scheduler that dies while streams of all kinds run: what the clients see."""
 
 import asyncio
+import signal
+import time
 
 import aiohttp
 import pytest
@@ -50,6 +52,26 @@ async def test_streams_outlive_the_scheduler(stack, calm):
 
 async def test_streams_outlive_scheduler_and_worker(stack, calm):
     await disturbed(stack, calm, "scheduler", "worker")
+
+
+async def test_a_worker_that_stands_still_is_noticed_in_about_a_second(stack, calm):
+    """And taken on again once it goes on: the streams wait a moment, but their text is the same."""
+    noticed_in = []
+
+    async def disturb(streams):
+        await under_way(streams, 10)
+        stack.signal("worker", signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        while (await stack.describe()).workers[0].connected:
+            await asyncio.sleep(0.02)
+        noticed_in.append(time.monotonic() - stopped_at)
+        stack.signal("worker", signal.SIGCONT)
+
+    async with asyncio.timeout(120):
+        streams = await play_all(stack.base_url, len(calm), disturb)
+    assert difference(streams, calm) == []
+    assert 0.9 < noticed_in[0] < 3
+    await stack.idle()
 
 
 async def test_requests_wait_for_the_scheduler(stack):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.errors import InternalError, InvalidRequest, SchedulerLost
+from batchyard.errors import InvalidRequest, RequestFailed, SchedulerLost
 from gateway.generation import Generator
 from gateway.link import SchedulerLink
 from gateway.submission import Limits
@@ -150,7 +150,7 @@ async def test_a_failed_request_raises_after_its_pieces(
         async for piece in generator.generate(asked()):
             pieces.append(piece)  # noqa: PERF401 - what came before the error counts
 
-    with pytest.raises(InternalError, match="out of luck"):
+    with pytest.raises(RequestFailed, match="out of luck"):
         await read()
     assert text_of(pieces) == " brown fox"
 

@@ -6,9 +6,9 @@ import pytest
 
 from batchyard.errors import (
     BatchyardError,
-    InternalError,
     InvalidRequest,
     Overloaded,
+    RequestFailed,
     SchedulerLost,
     ServerFull,
 )
@@ -214,7 +214,7 @@ async def test_a_failure_comes_after_the_tokens_before_it(
     one, subscription = await submitted(scheduler, link)
     scheduler.send(ending(one, [3, 4], FINISH_REASON_FAILED, error="out of luck"))
     assert await anext(subscription) == Update([3, 4])
-    with pytest.raises(InternalError, match="out of luck"):
+    with pytest.raises(RequestFailed, match="out of luck"):
         await anext(subscription)
     assert scheduler.cancels == []
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchyard.fence import metadata
 from batchyard.rpc import RpcServer, connect
-from gpu_worker.engine import StepEngine
+from gpu_worker.engine import Broken, StepEngine
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.service import NAME, WorkerService
 from protos.packing import unpack_u32
@@ -55,6 +55,7 @@ async def worker(runner, tmp_path):
     yield worker
     await worker.server.stop(0)
     worker.engine.shutdown()
+    worker.step_thread.shutdown()
 
 
 @pytest.fixture
@@ -240,3 +241,13 @@ async def test_only_the_last_scheduler_may_step(stub, worker):
     await again.write(first)
     assert (await again.read()).step == 1
     assert (await stub.Describe(DescribeWorkerRequest())).fence == 6
+
+
+async def test_a_step_that_does_not_end_is_noticed_when_the_next_stream_comes(stub, worker, monkeypatch):
+    monkeypatch.setattr("gpu_worker.engine.STUCK_S", 0.05)
+    ends = threading.Event()
+    worker.step_thread.submit(ends.wait, DEADLINE)
+    steps = stub.Steps()
+    assert await asyncio.wrap_future(worker.engine.broken) == Broken.STUCK
+    ends.set()
+    steps.cancel()

@@ -219,7 +219,9 @@ class _SimulatedStream:
         self._gate.set()
         self._loading = True
         self._leaving = False
+        self.step_seconds = 0.0
         self.broken = False
+        self.why = WorkerLost("broken")
 
     def hold(self):
         self._gate.clear()
@@ -239,12 +241,15 @@ class _SimulatedStream:
         self._arrived.set()
 
     def send(self, batch):
+        if self.broken:
+            return
         self._batches.append(StepBatch.FromString(batch.SerializeToString()))
         self._transport.simulated.receive(batch)
         self._arrived.set()
 
-    def break_off(self):
+    def break_off(self, why=None):
         self.broken = True
+        self.why = why or self.why
         self._arrived.set()
         self._gate.set()
 
@@ -255,13 +260,15 @@ class _SimulatedStream:
             await self._arrived.wait()
         await self._gate.wait()
         if self.broken:
-            raise WorkerLost("broken")
+            raise self.why
         simulated = self._transport.simulated
         if self._leaving:
             self._leaving = False
             return StepResult(leaving=True)
         if self._can_move():
             return simulated.move(loads=not simulated.saves)
+        if self.step_seconds:
+            await asyncio.sleep(self.step_seconds)
         return simulated.execute(self._batches.popleft())
 
     def _can_move(self):

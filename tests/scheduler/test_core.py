@@ -121,12 +121,12 @@ async def test_cancelled_requests_free_their_rows_within_a_step():
         for n in range(8):  # four run, four wait
             client.submit(n, [n, n, n], 100)
         await client.until(lambda: all(len(client.tokens[n]) > 3 for n in range(4)))
-        sent = scheduler.lanes[0].steps + scheduler.lanes[0].steps_in_flight
+        sent = scheduler.lanes[0].tally.steps + scheduler.lanes[0].steps_in_flight
         for n in range(8):
             scheduler.cancel(client.session, n)
         scheduler.cancel(client.session, 12345)
         await settled(scheduler)
-        assert scheduler.lanes[0].steps <= sent + 1  # which tells the worker
+        assert scheduler.lanes[0].tally.steps <= sent + 1  # which tells the worker
         check_idle(scheduler)
 
 
@@ -205,6 +205,49 @@ async def test_a_request_that_waits_for_the_host(how):
         check_idle(scheduler)
 
 
+async def test_a_load_that_never_ends_costs_the_worker_its_stream(monkeypatch):
+    monkeypatch.setattr("scheduler.watch.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("scheduler.watch.MOVES_LIMIT", 0.1)
+    monkeypatch.setattr("scheduler.patience.FLOOR", 0.1)
+    async with running(SimulatedWorker(num_blocks=24, num_host_blocks=60)) as (scheduler, transports):
+        client = await evicted_to_host(scheduler)
+        await settled(scheduler)
+        transports[0].stream.hold_loads()
+        client.submit(10, [0] * 40, 2)
+        await client.all_finished()
+        assert client.tokens[10] == answer([0] * 40, 2)
+        assert scheduler.lanes[0].tally.losses == 1
+        await settled(scheduler)
+        check_idle(scheduler)
+
+
+async def test_a_worker_whose_steps_grow_longer_is_not_lost(monkeypatch):
+    """Ten times, from one step to the next."""
+    monkeypatch.setattr("scheduler.watch.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("scheduler.patience.FLOOR", 0.03)
+    async with running(SimulatedWorker(), steps_in_flight=1) as (scheduler, transports):
+        transports[0].stream.step_seconds = 0.01
+        client = Client(scheduler)
+        client.submit(1, [1, 2, 3], 20)
+        await client.until(lambda: len(client.tokens[1]) > 10)
+        transports[0].stream.step_seconds = 0.1
+        await client.all_finished()
+        assert scheduler.lanes[0].tally.losses == 0
+
+
+async def test_more_answers_than_memory_holds_take_turns():
+    """As a large `n` asks for them: one alone fills most of the cache."""
+    async with running(SimulatedWorker(num_blocks=24, max_model_len=96)) as (scheduler, _):
+        client = Client(scheduler)
+        for n in range(40):
+            client.submit(n, [1] * 10, 80)
+        await client.all_finished()
+        assert {tuple(tokens) for tokens in client.tokens.values()} == {tuple(answer([1] * 10, 80))}
+        assert not client.refused
+        await settled(scheduler)
+        check_idle(scheduler)
+
+
 async def test_requests_of_a_lost_worker_go_on_elsewhere():
     async with running(SimulatedWorker(), SimulatedWorker()) as (scheduler, transports):
         client = Client(scheduler)
@@ -242,7 +285,7 @@ def _once_wrong_step(worker, sane):
 
 
 async def test_an_overdue_step_means_a_lost_worker(monkeypatch):
-    monkeypatch.setattr("scheduler.lane._WATCH_INTERVAL", 0.01)
+    monkeypatch.setattr("scheduler.watch.LOOK_EVERY", 0.01)
     async with running(SimulatedWorker(), step_timeout=0.05) as (scheduler, transports):
         client = Client(scheduler)
         client.submit(1, [1, 2, 3], 30)

@@ -42,7 +42,7 @@ async def test_a_drained_worker_hands_its_requests_over_at_a_step_edge(steps_in_
         client = await in_the_middle(scheduler)
         lane = scheduler.fleet.find("a")
         here = len(lane.batcher.running) + len(lane.waiting)
-        sent = lane.steps + lane.steps_in_flight
+        sent = lane.tally.steps + lane.steps_in_flight
         lane.drain()
         assert lane.draining
         assert not lane.takes_requests
@@ -50,7 +50,7 @@ async def test_a_drained_worker_hands_its_requests_over_at_a_step_edge(steps_in_
             assert 0 < await lane.drained() <= here
         assert not lane.connected
         # All that was in flight was answered, and nothing was sent after it.
-        assert workers[0].last_step == lane.steps == sent
+        assert workers[0].last_step == lane.tally.steps == sent
         assert [worker.draining for worker in scheduler.describe().workers] == [True, False]
         await all_exact(client)
         assert [transport.streams for transport in transports] == [1, 1]

@@ -106,7 +106,8 @@ async def test_the_host_tier_is_counted_apart():
         before = await read_metrics(scheduler)
         transports[0].stream.break_off()
         after = await read_metrics(scheduler)
-    hits, counts = scheduler.hits, scheduler.lanes[0].cache_counts
+    hits, lane = scheduler.hits, scheduler.lanes[0]
+    counts = lane.tally.caches(lane.batcher)
     assert hits.host > 0
     assert min(counts.saved, counts.loaded, counts.host_evicted) > 0
     for text in (before, after):

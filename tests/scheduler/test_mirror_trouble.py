@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from prefix_cache.mirror import PrefixMirror, Remembered
+from protos.packing import pack_i32
 from tests.scheduler.helpers import Client, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker, answer
 
@@ -199,3 +200,25 @@ async def test_no_history_makes_a_false_hit(redis_server, seed):
             now = Cell(worker, redis_server.url)
             await now.ready()
         await now.end()
+
+
+async def test_what_a_worker_wrote_that_talks_nonsense_is_not_found_again(redis_server):
+    worker = SimulatedWorker()
+    async with cell(worker, redis_server.url) as one:
+        await one.ask(PROMPT)
+        await one.written()
+        sane = worker.execute
+
+        def without_numbers(batch):
+            worker.execute = sane
+            result = sane(batch)
+            result.tokens = pack_i32([-1])
+            return result
+
+        worker.execute = without_numbers
+        assert await one.ask([7, *PROMPT]) == 0
+        assert one.scheduler.lanes[0].tally.losses == 1
+        assert await one.ask(PROMPT) == 0
+        await one.written()
+    async with cell(worker, redis_server.url) as two:  # what came after that is believed
+        assert await two.ask(PROMPT) == 16

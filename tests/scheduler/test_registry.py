@@ -116,7 +116,7 @@ async def test_a_worker_that_is_connected_by_another_address_is_not_used_twice()
 
 
 async def test_a_process_that_follows_another_at_its_address_is_connected_without_delay(monkeypatch):
-    monkeypatch.setattr("scheduler.lane._RETRY_WAITS", (3600.0,))
+    monkeypatch.setattr("scheduler.retries._WAITS", (3600.0,))
     async with place() as here:
         here.register("a:1")
         await here.until_connected("a:1")

@@ -150,12 +150,30 @@ def test_top_k_floors(values, device):
     assert torch.equal(logits >= floors.cpu().unsqueeze(1), expected)
 
 
-# NumPy, which interprets, warns of numbers that are none.
-@pytest.mark.parametrize("value", [-torch.inf] + ([torch.nan] if HAS_GPU else []))
-def test_a_row_without_a_best_token_gets_a_token_all_the_same(value, device):
+def test_a_row_without_a_best_token_gets_a_token_all_the_same(device):
     params = [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5, "top_k": 3, "min_p": 0.1}]
-    picked = pick(torch.full((3, 300), value, device=device), picks_for(params, 300, device))
+    picked = pick(torch.full((3, 300), -torch.inf, device=device), picks_for(params, 300, device))
     assert all(0 <= token < 300 for token in picked.tolist())
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which interprets
+@pytest.mark.parametrize("place", [0, 2999, slice(None)], ids=str)
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_logit_that_is_no_number_is_told_and_never_looked_up(place, negative, device):
+    params = [{}, {"temperature": 1.0}] + [{"temperature": 0.7, **asked} for asked in FILTERS]
+    logits = random_logits(2 * len(params), 3000, rounded=False)
+    nan = torch.tensor(torch.nan).copysign(torch.tensor(-1.0 if negative else 1.0))
+    logits[::2, place] = nan
+    for asked in (params, [{}] * len(params)):  # the second: greedy alone
+        doubled = [each for each in asked for _ in range(2)]
+        table = torch.full((len(doubled),), 7, dtype=torch.int32, device=device)
+        places = torch.arange(len(doubled), device=device)
+        picked = pick(logits.to(device), picks_for(doubled, 3000, device), table, places)
+        expected = reference.pick(logits.clone(), picks_for(doubled, 3000))
+        assert picked.tolist() == expected.tolist()
+        assert picked[::2].tolist() == [-1] * len(params)
+        assert (picked[1::2] >= 0).all()
+        assert table.tolist() == picked.clamp(min=0).tolist()
 
 
 def test_the_rest_of_the_batch_does_not_matter(device):

@@ -112,6 +112,16 @@ def test_logprobs_of_the_rows_that_ask():
     torch.testing.assert_close(found.top_logprobs[0], expected[0].topk(4).values)
 
 
+def test_logits_that_are_no_numbers_are_told():
+    logits = random_logits(len(ANYTHING))
+    logits[:, 60] = torch.nan
+    logits[2, 60] = 0.0
+    sampled = sample_rows(logits, ANYTHING)
+    assert [token < 0 for token in sampled.tokens.tolist()] == [row != 2 for row in range(len(ANYTHING))]
+    assert sampled.tokens.min() == -1
+    assert sampled.logprobs.logprobs.isnan().all()
+
+
 def test_logits_of_half_the_size_give_the_same():
     texts = [list(range(i + 2)) for i in range(len(ANYTHING))]
     logits = random_logits(len(ANYTHING)).bfloat16()
