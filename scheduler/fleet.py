@@ -44,6 +44,11 @@ class Fleet:
             task.cancel()
         log.info("worker_removed", address=lane.address, worker=lane.name)
 
+    @property
+    def transports(self) -> list[Transport]:
+        """The ways to all workers that are known, connected or not."""
+        return [lane.transport for lane in self.lanes]
+
     def welcome(self) -> None:
         """If somebody has connected since the last call, those who wait for a row elsewhere may go there."""
         streams = sum(lane.tally.streams for lane in self.lanes)

@@ -45,12 +45,12 @@ class Lane:
         `on_change` is told when a step may be sent, `take_back` gets the requests of a lost worker, and
         `is_taken` says whether another lane has the worker's process of an epoch. `clock` gives seconds.
         """
+        self.transport = transport
         self.address = transport.address
         self.waiting = waiting
         self.worker: WorkerDescription | None = None  # as it last described itself
         self.tally = Tally()
         self.breaker = Breaker(clock)
-        self._transport = transport
         self._connector = connector
         self._on_change = on_change
         self._take_back = take_back
@@ -274,16 +274,16 @@ class Lane:
 
     async def close(self) -> None:
         """Lets go of the way to the worker, for good."""
-        await self._transport.close()
+        await self.transport.close()
 
     async def _connect(self) -> None:
         # Asked before opening: that takes the worker over from whoever has it.
-        self.worker = worker = await self._transport.describe()
+        self.worker = worker = await self.transport.describe()
         if self.draining:
             raise WorkerLost(f"{self.address}: drained")
         if self._is_taken(worker.epoch):
             raise WorkerLost(f"{self.address}: {worker.worker_id} is connected by another address already")
-        self._connection = connection = await self._connector.open(self._transport, self.waiting)
+        self._connection = connection = await self._connector.open(self.transport, self.waiting)
         self.worker = connection.worker
         self.tally.connected()
         self._watch.connected(connection.worker.epoch, self._clock())

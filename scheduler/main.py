@@ -42,10 +42,11 @@ async def run(settings: SchedulerSettings) -> None:
     telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
     lease = Lease()
     transports = [GrpcTransport(address, lease, tls) for address in settings.worker_addresses]
-    mirror, keeper = _over_redis(settings, transports)
+    mirror = _mirror(settings.redis)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
     spans = RequestSpans(telemetry.tracer)
     scheduler = Scheduler(transports, _lane_options(settings), spans, mirror, limits=limits)
+    keeper = _keeper(settings, scheduler)
     server = RpcServer(settings.scheduler_listen, tls=tls)
     registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease, tls))
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, registry, lease), SERVICE)
@@ -104,13 +105,17 @@ async def _tell_health(scheduler: Scheduler, server: RpcServer) -> None:
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-def _over_redis(
-    settings: SchedulerSettings, transports: Sequence[GrpcTransport]
-) -> tuple[PrefixMirror | None, RedisLease | None]:
+def _keeper(settings: SchedulerSettings, scheduler: Scheduler) -> RedisLease | None:
     if not settings.redis:
-        return None, None
+        return None
+    # Of all workers, those that have registered included: that is up to date on a standby as well.
+    return RedisLease(settings.redis, settings.lease_ttl, lambda: nobody_steps(scheduler.fleet.transports))
+
+
+def _mirror(url: str | None) -> PrefixMirror | None:
+    if not url:
+        return None
     try:
-        lease = RedisLease(settings.redis, settings.lease_ttl, lambda: nobody_steps(transports))
-        return PrefixMirror(settings.redis), lease
+        return PrefixMirror(url)
     except ValueError as error:  # of its options; the error names one, and shows no value
         raise ConfigError(f"redis: {error}") from error
