@@ -1,0 +1,137 @@
+"""What is done to the cluster. A fault is some harm, a time to wait, and what undoes it."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from bench.chaos.cluster import FAR_WORKER, GATEWAYS, WORKERS, Cluster, Layout
+from bench.chaos.memory import kill_for_memory
+from bench.chaos.wire import CALM, CUT, Weather
+
+Act = Callable[[Cluster], Awaitable[None]]
+
+ROOMY = Layout()
+SMALL = Layout(blocks=500, host_cache_gb=0.1)  # streams lose their rows to others, and blocks are swapped
+FAR = Layout(far=True)
+
+_VICTIM = "worker-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`harm`, then `hold_s` seconds, then `heal`: what a supervisor, an operator or the network would do."""
+
+    name: str
+    harm: Act
+    heal: Act
+    hold_s: float = 0.0
+    layout: Layout = ROOMY
+    cuts: str = ""  # the gateway whose clients lose their connections
+
+
+def worker_faults() -> list[Fault]:
+    """One worker, or all, as processes."""
+    stop, go_on = _signal(_VICTIM, signal.SIGSTOP), _signal(_VICTIM, signal.SIGCONT)
+    return [
+        Fault("SIGKILL a worker", _kill(_VICTIM), _start(_VICTIM)),
+        Fault("SIGSTOP a worker for 4 s", stop, go_on, hold_s=4),
+        Fault("SIGKILL all workers", _kill(*WORKERS), _start(*WORKERS)),
+        Fault("a worker out of memory, killed by the kernel", kill_for_memory(_VICTIM), _start(_VICTIM)),
+    ]
+
+
+def answer_faults() -> list[Fault]:
+    """A worker that is not well, but alive."""
+    names = {
+        "slow": "a worker is 10 times slower for 4 s",
+        "wrong-step": "a worker answers steps that were never sent, 2 s",
+        "wrong-token": "a worker's tokens are no tokens, 2 s",
+        "wrong-rows": "a worker answers for the wrong rows, 2 s",
+    }
+    holds = {"slow": 4.0}
+    return [
+        Fault(name, _order(order), _order(""), holds.get(order, 2.0), layout=ROOMY)
+        for order, name in names.items()
+    ]
+
+
+def gateway_faults() -> list[Fault]:
+    """A gateway dies with its clients' connections."""
+    victim = GATEWAYS[1]
+    return [Fault("SIGKILL a gateway", _kill(victim), _start(victim), cuts=victim)]
+
+
+def redis_faults() -> list[Fault]:
+    """Redis is away, or slow."""
+
+    async def slow(cluster: Cluster) -> None:
+        cluster.redis.delay.seconds = 0.25
+
+    async def fast(cluster: Cluster) -> None:
+        cluster.redis.delay.seconds = 0
+
+    return [
+        Fault("SIGKILL Redis, back empty after 2 s", _kill("redis"), _start("redis"), hold_s=2),
+        Fault("Redis takes 500 ms, for 4 s", slow, fast, hold_s=4),
+    ]
+
+
+def network_faults() -> list[Fault]:
+    """Between the scheduler and one worker."""
+    calm = _weather(CALM)
+    return [
+        Fault("a worker's network is cut for 4 s", _weather(CUT), calm, 4, FAR),
+        Fault("a worker's network loses 30% for 4 s", _weather(Weather(loss=0.3)), calm, 4, FAR),
+        Fault("a worker is 200 ms away for 4 s", _weather(Weather(delay_s=0.1)), calm, 4, FAR),
+    ]
+
+
+def memory_faults() -> list[Fault]:
+    """Where blocks are few."""
+    return [Fault("swaps of KV blocks stall for 4 s", _order("stall"), _order(""), 4, SMALL)]
+
+
+def all_faults() -> list[Fault]:
+    """Every one, ordered by layout."""
+    groups = (worker_faults, answer_faults, gateway_faults, redis_faults, memory_faults, network_faults)
+    return [fault for group in groups for fault in group()]
+
+
+def _kill(*names: str) -> Act:
+    async def kill(cluster: Cluster) -> None:
+        for name in names:
+            cluster.kill(name)
+
+    return kill
+
+
+def _start(*names: str) -> Act:
+    async def start(cluster: Cluster) -> None:
+        for name in names:
+            cluster.start(name)
+
+    return start
+
+
+def _signal(name: str, number: signal.Signals) -> Act:
+    async def send(cluster: Cluster) -> None:
+        cluster.signal(name, number)
+
+    return send
+
+
+def _order(order: str) -> Act:
+    async def give(cluster: Cluster) -> None:
+        cluster.orders[_VICTIM].give(order)
+
+    return give
+
+
+def _weather(weather: Weather) -> Act:
+    async def set_weather(cluster: Cluster) -> None:
+        if cluster.wire is None:
+            raise AssertionError("a cluster without a wire")
+        cluster.wire.weather = weather
+
+    return set_weather

@@ -1,0 +1,87 @@
+"""Plays a fault on a cluster under load, and takes down what clients saw."""
+
+import asyncio
+import random
+import time
+from dataclasses import dataclass, field
+
+from bench.chaos.clients import Clients, Stream
+from bench.chaos.cluster import Cluster
+from bench.chaos.faults import Fault
+from bench.chaos.questions import differences
+from bench.chaos.rehearsal import Script
+
+_FULL_S = 90.0  # in which the cluster must be at full capacity again
+_DRAIN_S = 60.0  # in which streams must end then
+_BEFORE_S = 0.7  # at most, from when all streams run to the fault
+_CALM_S = 3.0
+
+
+@dataclass(slots=True)
+class Record:
+    """What came of a fault, all its repetitions together."""
+
+    name: str
+    times: int = 0
+    streams: int = 0  # alive at some time between the fault and full capacity
+    cut: int = 0  # of these, connected to the process that was killed
+    lost: list[str] = field(default_factory=list)  # with what error, of the others
+    differing: list[str] = field(default_factory=list)  # in what, of those that ended
+    silences: list[float] = field(default_factory=list)  # seconds: the longest of each stream
+    recoveries: list[float] = field(default_factory=list)  # seconds to full capacity
+    unaccounted: list[str] = field(default_factory=list)  # blocks, rows and requests
+
+
+class Stage:
+    """One cluster, and clients who ask what is in the script."""
+
+    def __init__(self, cluster: Cluster, script: Script, streams: int, seed: int = 0) -> None:
+        self._cluster = cluster
+        self._script = script
+        self._streams = streams
+        self._random = random.Random(seed)
+
+    async def play(self, record: Record, fault: Fault | None) -> None:
+        """Plays `fault` once, or nothing for a while. When it returns, nothing runs and all is whole."""
+        clients = Clients(self._cluster.rpc, self._script.questions)
+        try:
+            await clients.start(self._streams)
+            await asyncio.sleep(self._random.uniform(0, _BEFORE_S))
+            began = time.monotonic()
+            if fault:
+                await self._strike(clients, fault)
+            else:
+                await asyncio.sleep(_CALM_S)
+            whole = time.monotonic()
+            await clients.stop(_DRAIN_S)
+        finally:
+            await clients.close()
+        record.times += 1
+        record.recoveries.append(whole - began)
+        for stream in clients.streams:
+            if (stream.ended or whole) >= began and stream.asked <= whole:
+                self._note(record, stream, began, whole, fault)
+        if unaccounted := await self._cluster.unaccounted():
+            record.unaccounted.append(unaccounted)
+
+    async def _strike(self, clients: Clients, fault: Fault) -> None:
+        """Raises TimeoutError where the cluster does not come back to full capacity."""
+        if fault.cuts:
+            clients.gone.add(fault.cuts)
+        await fault.harm(self._cluster)
+        await asyncio.sleep(fault.hold_s)
+        await fault.heal(self._cluster)
+        await self._cluster.full(_FULL_S)
+        clients.gone.clear()
+
+    def _note(self, record: Record, stream: Stream, began: float, whole: float, fault: Fault | None) -> None:
+        record.streams += 1
+        if fault and stream.gateway == fault.cuts and stream.asked < began:
+            record.cut += 1
+            return
+        kind = self._script.questions[stream.number].kind
+        record.silences.append(stream.longest_gap(began, whole))
+        if stream.error:
+            record.lost.append(f"{kind}: {stream.error}")
+        elif found := "; ".join(differences(stream.answer, self._script.answers[stream.number])):
+            record.differing.append(f"{kind}: {found}")
