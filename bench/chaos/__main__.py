@@ -1,66 +1,62 @@
 """Faults under load, and one table of what clients saw of them: `make chaos`.
 
-Three CPU workers with the demo model, schedulers, two gateways and a Redis, all real processes on this machine,
-and clients that keep so many streams of mixed kinds alive. Each fault is played so many times; every stream's
-tokens, text, log-probabilities, finish reason and usage are compared with those of the same request while nothing
-was wrong. See docs/recovery.md.
+Three CPU workers with the demo model, schedulers, two gateways and a Redis, all real processes of this machine,
+and clients that keep so many streams of mixed kinds alive. Each fault is played so many times. Every stream's
+tokens, text, log-probabilities, finish reason and usage are compared with those of the same request while
+nothing was wrong. See docs/recovery.md.
 """
 
 import argparse
 import asyncio
-import itertools
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchyard.demo import MODEL_DIR
-from bench.chaos.cluster import Cluster
+import structlog
+
 from bench.chaos.faults import Fault, all_faults
-from bench.chaos.playing import Record, Stage
-from bench.chaos.questions import questions
-from bench.chaos.rehearsal import rehearse
-from bench.chaos.table import table, troubles, usual_gaps
+from bench.chaos.playing import Record
+from bench.chaos.suite import Options, Suite
+from bench.chaos.table import head, line, troubles, usual_gaps
 from bench.chaos.wire import allowed
-from bench.prompts import Text
 
 
-async def play_all(faults: Sequence[Fault], options: argparse.Namespace) -> list[Record]:
-    """Prints the table as it grows; returns its records."""
-    text = Text(MODEL_DIR)
-    asked = questions(text.prompts(options.streams * 3 // 2), "demo")
-    records = []
-    for layout, group in itertools.groupby(faults, key=lambda fault: fault.layout):
-        with tempfile.TemporaryDirectory(prefix="batchyard-chaos-") as folder:
-            async with Cluster(Path(folder), layout) as cluster:
-                script = await rehearse(cluster.rpc, asked, options.streams)
-                print(f"{layout}: {len(script.questions)} questions; left out: {list(script.left_out)}", flush=True)
-                stage, calm = Stage(cluster, script, options.streams), Record("nothing")
-                await stage.play(calm, None)
-                print(usual_gaps(calm))
-                print(table([calm], calm), flush=True)
-                for fault in group:
-                    record = Record(fault.name)
-                    for _ in range(options.times):
-                        await stage.play(record, fault)
-                    print(table([record], calm).splitlines()[-1], flush=True)
-                    print("\n".join(troubles(record)), flush=True)
-                    records.append(record)
-                if options.log: print(cluster.log())
+async def play(faults: Sequence[Fault], options: Options, logs: Path) -> list[Record]:
+    """Prints the table as it grows, then what should not be."""
+    suite, records = Suite(options, logs), list[Record]()
+    print(head())
+    async for scene in suite.play(faults):
+        print(line(scene.record, scene.calm), flush=True)
+        records.append(scene.record)
+    if suite.script:
+        asked, left_out = suite.script.questions, suite.script.left_out
+        print(f"\n{len(asked)} questions, {len(left_out)} left out: they have two answers without any fault.")
+    print(usual_gaps([record for record in records if record.name == "nothing"]))
+    print("\n".join(trouble for record in records for trouble in troubles(record)))
     return records
 
 
 def main() -> None:
-    """Reads the command line; ends with 1 where a stream was lost or differs."""
+    """Reads the command line; ends with 1 where a stream was lost or differs, or something is left over."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--times", type=int, default=20, help="that each fault is played")
-    parser.add_argument("--streams", type=int, default=64, help="alive at a time")
-    parser.add_argument("--only", default="", help="faults with this in their name")
-    parser.add_argument("--log", action="store_true", help="print what the processes said")
-    options = parser.parse_args()
-    faults = [fault for fault in all_faults() if options.only in fault.name and (allowed() or not fault.layout.far)]
-    records = asyncio.run(play_all(faults, options))
+    defaults = Options()
+    parser.add_argument("--times", type=int, default=defaults.times, help="that each fault is played")
+    parser.add_argument("--streams", type=int, default=defaults.streams, help="alive at a time")
+    parser.add_argument("--only", default="", metavar="WORDS", help="faults with this in their names")
+    parser.add_argument("--logs", type=Path, help="an existing folder, to keep what the processes print")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    faults = [fault for fault in all_faults() if arguments.only in fault.name]
+    if not allowed():
+        faults = [fault for fault in faults if not fault.layout.far]
+        print("Without root there are no network namespaces: the faults of the network are left out.")
+    with tempfile.TemporaryDirectory(prefix="batchyard-chaos-") as folder:
+        options = Options(arguments.times, arguments.streams)
+        records = asyncio.run(play(faults, options, arguments.logs or Path(folder)))
+    sys.exit(any(record.lost or record.differing or record.unaccounted for record in records))
 
 
 if __name__ == "__main__":

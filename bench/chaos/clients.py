@@ -15,6 +15,7 @@ from protos.inference_pb2_grpc import InferenceStub
 
 _PAUSE_S = 0.1  # after an error
 _ASK_S = 300.0
+_STARTED_S = 60.0
 
 
 @dataclass(slots=True)
@@ -30,15 +31,17 @@ class Stream:
     error: str | None = None
 
     def longest_gap(self, since: float, until: float) -> float:
-        """Seconds between two chunks of a choice, or from the question to the first, at most; of the gaps that
-        touch the time from `since` to `until`, both included. 0 where there is none."""
-        end = self.ended or time.monotonic()
-        longest = 0.0
-        for times in self.chunks.values() or [[]]:
-            for start, stop in itertools.pairwise([self.asked, *times, *([] if times else [end])]):
-                if start <= until and stop >= since:
-                    longest = max(longest, stop - start)
-        return longest
+        """Seconds between two chunks of a choice, or from the question to the first, or from the last to an error.
+
+        Counts gaps that touch the time from `since` to `until`; 0 where there is none.
+        """
+        last = [self.ended] if self.error and self.ended else []
+        gaps = [
+            (start, stop)
+            for times in self.chunks.values() or [[]]
+            for start, stop in itertools.pairwise([self.asked, *times, *last])
+        ]
+        return max((stop - start for start, stop in gaps if start <= until and stop >= since), default=0.0)
 
 
 class Clients:
@@ -55,14 +58,19 @@ class Clients:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
+    def choices_alive(self, gateway: str) -> int:
+        """Answers that are under way there."""
+        alive = [
+            stream.number for stream in self.streams if stream.ended is None and stream.gateway == gateway
+        ]
+        return sum(self._questions[number].request.n or 1 for number in alive)
+
     async def start(self, count: int) -> None:
-        """Returns when so many streams are alive, and each has had a chunk."""
-        self._stopping = False
-        first = len(self.streams)
+        """Returns when so many streams are alive, and each has had a chunk. Raises TimeoutError."""
         self._tasks = [asyncio.create_task(self._ask_on(n)) for n in range(count)]
-        await until(lambda: len(self.streams) >= first + count, 10)
-        started = self.streams[first : first + count]
-        await until(lambda: all(stream.chunks or stream.error for stream in started), 60)
+        await until(lambda: len(self.streams) >= count, 10)
+        started = self.streams[:count]
+        await until(lambda: all(stream.chunks or stream.error for stream in started), _STARTED_S)
 
     async def stop(self, seconds: float) -> None:
         """No new questions; the streams that have not ended after so long end with an error."""
@@ -71,7 +79,6 @@ class Clients:
         for task in late:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
 
     async def close(self) -> None:
         """Ends all."""

@@ -1,18 +1,18 @@
 """What is done to the cluster. A fault is some harm, a time to wait, and what undoes it."""
 
-import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from bench.chaos.cluster import FAR_WORKER, GATEWAYS, WORKERS, Cluster, Layout
+from bench.chaos.cluster import GATEWAYS, WORKERS, Cluster, Layout
+from bench.chaos.crowd import Crowd
 from bench.chaos.memory import kill_for_memory
 from bench.chaos.wire import CALM, CUT, Weather
 
 Act = Callable[[Cluster], Awaitable[None]]
 
 ROOMY = Layout()
-SMALL = Layout(blocks=500, host_cache_gb=0.1)  # streams lose their rows to others, and blocks are swapped
+TIGHT = Layout(blocks=100, host_cache_gb=0.1)  # rows are lost to others, and blocks are swapped
 FAR = Layout(far=True)
 
 _VICTIM = "worker-0"
@@ -43,16 +43,14 @@ def worker_faults() -> list[Fault]:
 
 def answer_faults() -> list[Fault]:
     """A worker that is not well, but alive."""
-    names = {
-        "slow": "a worker is 10 times slower for 4 s",
-        "wrong-step": "a worker answers steps that were never sent, 2 s",
-        "wrong-token": "a worker's tokens are no tokens, 2 s",
-        "wrong-rows": "a worker answers for the wrong rows, 2 s",
+    rubbish = {
+        "wrong-step": "a worker answers steps that were never sent, for 2 s",
+        "wrong-token": "a worker's tokens are not in the vocabulary, for 2 s",
+        "wrong-rows": "a worker answers for the wrong rows, for 2 s",
     }
-    holds = {"slow": 4.0}
     return [
-        Fault(name, _order(order), _order(""), holds.get(order, 2.0), layout=ROOMY)
-        for order, name in names.items()
+        Fault("a worker is 10 times slower for 4 s", _order("slow"), _order(""), hold_s=4),
+        *(Fault(name, _order(order), _order(""), hold_s=2) for order, name in rubbish.items()),
     ]
 
 
@@ -89,7 +87,11 @@ def network_faults() -> list[Fault]:
 
 def memory_faults() -> list[Fault]:
     """Where blocks are few."""
-    return [Fault("swaps of KV blocks stall for 4 s", _order("stall"), _order(""), 4, SMALL)]
+    crowd = Crowd(choices=64, tokens=200)
+    return [
+        Fault("swaps of KV blocks stall for 4 s", _order("stall"), _order(""), 4, TIGHT),
+        Fault(f"n={crowd.choices}, more than memory holds", crowd.arrive, crowd.leave, 0, TIGHT),
+    ]
 
 
 def all_faults() -> list[Fault]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.chaos.clients import until
 from bench.chaos.cluster import Cluster
+from bench.chaos.errors import Unexpected
 
 _LIMITS = {  # where control groups are made, and what limits their memory: version 1, version 2
     Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
@@ -28,11 +29,11 @@ def kill_for_memory(name: str) -> Callable[[Cluster], Awaitable[None]]:
             process.kill()
         await until(lambda: process.poll() is not None, _KILLED_S)
         cluster.orders[name].give("")
-        cluster.forget(name)
+        code = cluster.forget(name)
         if group:
             group.rmdir()
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"{name} ended with {process.returncode}, not by the kernel")
+        if code != -signal.SIGKILL:
+            raise Unexpected(f"{name} ended with {code}, not by the kernel")
 
     return harm
 

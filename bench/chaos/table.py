@@ -7,49 +7,59 @@ import numpy as np
 
 from bench.chaos.playing import Record
 
-_HEAD = (
-    "| fault | times | streams | lost | differing | silence p50 | p99 | longest "
-    "| full capacity p50 | latest | unaccounted |"
+_COLUMNS = (
+    "fault",
+    "times",
+    "streams",
+    "lost",
+    "differing",
+    "silence p50",
+    "p99",
+    "longest",
+    "full capacity p50",
+    "latest",
+    "unaccounted",
 )
 _MOST = 3  # examples of what went wrong
 
 
-def table(records: Sequence[Record], calm: Record) -> str:
+def head() -> str:
+    """The first two lines."""
+    return f"| {' | '.join(_COLUMNS)} |\n|---|{'--:|' * (len(_COLUMNS) - 1)}"
+
+
+def line(record: Record, calm: Record) -> str:
     """Silence is what a stream's longest gap has over the median one in `calm`, where nothing is wrong."""
     usual = float(np.median(calm.silences))
-    lines = [_HEAD, "|---|" + "--:|" * (_HEAD.count("|") - 2)]
-    lines += [_line(record, usual) for record in records]
-    return "\n".join(lines)
+    silences = [max(0.0, value - usual) for value in _spread(record.silences)]
+    recovered = _spread(record.recoveries)
+    cells = [record.name, record.times, record.streams, len(record.lost), len(record.differing)]
+    cells += [f"{value:.2f} s" for value in (*silences, recovered[0], recovered[2])]
+    return f"| {' | '.join(map(str, [*cells, len(record.unaccounted)]))} |"
 
 
-def usual_gaps(calm: Record) -> str:
+def usual_gaps(calm: Sequence[Record]) -> str:
     """A sentence about the longest gaps of streams where nothing is wrong."""
-    p50, p99, longest = (_seconds(value) for value in _spread(calm.silences))
-    return f"Undisturbed, the longest gap in a stream is {p50} (median), {p99} (p99), {longest} (longest)."
+    p50, p99, longest = _spread([gap for record in calm for gap in record.silences])
+    return f"Undisturbed, a stream's longest gap is {p50:.2f} s (p50), {p99:.2f} s (p99), {longest:.2f} s (longest)."
 
 
 def troubles(record: Record) -> list[str]:
-    """Sentences about all that should not be, most frequent first."""
+    """Sentences about what is of note, then about all that should not be, most frequent first."""
     kinds = (("lost", record.lost), ("differs", record.differing), ("left", record.unaccounted))
-    return [
+    notes = [f"{record.name}: {record.cut} streams were cut off with it"] if record.cut else []
+    if record.freed:
+        notes.append(f"{record.name}: their requests were gone after {max(record.freed):.2f} s at most")
+    return notes + [
         f"{record.name}: {what}, {times} times: {why}"
         for what, found in kinds
         for why, times in Counter(found).most_common(_MOST)
     ]
 
 
-def _line(record: Record, usual: float) -> str:
-    silences = [max(0.0, value - usual) for value in _spread(record.silences)]
-    recovered = np.median(record.recoveries), max(record.recoveries)
-    cells = [record.name, record.times, record.streams, len(record.lost), len(record.differing)]
-    cells += [_seconds(value) for value in (*silences, *map(float, recovered))]
-    return f"| {' | '.join(map(str, [*cells, len(record.unaccounted)]))} |"
-
-
 def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 99th percentile and largest; 0 where there is none."""
+    if not values:
+        return 0.0, 0.0, 0.0
     p50, p99 = np.percentile(values, [50, 99])
     return float(p50), float(p99), max(values)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f} s"

@@ -1,7 +1,6 @@
-"""The real worker, which on orders is slow, answers rubbish, runs out of memory or stalls the moves of blocks.
+"""What makes a real worker slow, wrong or short of memory: orders in a file, read anew at each step.
 
-`BENCH_ORDERS=FILE python -m bench.chaos.worker --listen …` takes the flags of `batchyard worker`. The file has
-one of these words, read anew at each step; without the file it is the worker as it is.
+Without the file it is the worker as it is. The file has one of these words:
 
     slow          a step takes ten times as long
     wrong-step    answers name a step that was never sent
@@ -13,7 +12,6 @@ one of these words, read anew at each step; without the file it is the worker as
 """
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from batchyard.cli import main
-from bench.patching import install
 from protos.packing import pack_i32, unpack_i32
 from protos.step_pb2 import StepResult
 
-ORDERS = "BENCH_ORDERS"
 _SLOWER = 10
 _MOUTHFUL = 16 << 20  # bytes
 
@@ -127,9 +122,3 @@ def _obey_in_moves(host_cache: Any, orders: Orders) -> None:
         return moved
 
     host_cache.save, host_cache.load = stalling(save), stalling(load)
-
-
-if __name__ == "__main__":
-    orders = Orders(Path(os.environ[ORDERS]))
-    install({"gpu_worker.main": lambda module: meddle(module, orders)})
-    main(["worker", *sys.argv[1:]])
