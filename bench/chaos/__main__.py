@@ -1,6 +1,6 @@
 """Faults under load, and one table of what clients saw of them: `make chaos`.
 
-Three CPU workers with the demo model, schedulers, two gateways and a Redis, all real processes of this machine,
+Three CPU workers with the demo model, schedulers, two gateways and a Redis, all of them real processes here,
 and clients that keep so many streams of mixed kinds alive. Each fault is played so many times. Every stream's
 tokens, text, log-probabilities, finish reason and usage are compared with those of the same request while
 nothing was wrong. See docs/recovery.md.

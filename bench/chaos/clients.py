@@ -31,15 +31,17 @@ class Stream:
     error: str | None = None
 
     def longest_gap(self, since: float, until: float) -> float:
-        """Seconds between two chunks of a choice, or from the question to the first, or from the last to an error.
+        """Seconds between two chunks of a choice, in gaps that touch the time from `since` to `until`; else 0.
 
-        Counts gaps that touch the time from `since` to `until`; 0 where there is none.
+        An error ends a gap too. The wait for a first chunk is one where the question was asked before `since`:
+        one that was asked later has waited in a queue.
         """
+        first = [self.asked] if self.asked < since else []
         last = [self.ended] if self.error and self.ended else []
         gaps = [
             (start, stop)
             for times in self.chunks.values() or [[]]
-            for start, stop in itertools.pairwise([self.asked, *times, *last])
+            for start, stop in itertools.pairwise([*first, *times, *last])
         ]
         return max((stop - start for start, stop in gaps if start <= until and stop >= since), default=0.0)
 

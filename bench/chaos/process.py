@@ -1,7 +1,7 @@
 """A process of Batchyard as chaos runs it: `python -m bench.chaos.process KIND FLAG…`.
 
-It is the `batchyard` command, tied to its parent. At SIGUSR1 it writes how many asyncio tasks it has to the file
-that BENCH_TASKS names. A worker follows the orders in the file that BENCH_ORDERS names.
+It is the `batchyard` command, tied to its parent. At SIGUSR1 it writes how many asyncio tasks it has to the
+file that BENCH_TASKS names. A worker follows the orders in the file that BENCH_ORDERS names.
 """
 
 import asyncio

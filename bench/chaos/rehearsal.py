@@ -19,8 +19,8 @@ class Script:
 async def rehearse(rpc: Mapping[str, str], questions: Sequence[Question], streams: int) -> Script:
     """Asks every question among many others, and again among few.
 
-    In another batch float32 rounds otherwise, and where two tokens are as likely, that decides. A question that
-    comes to such a place tells nothing of faults.
+    In another batch float32 rounds otherwise, and where two tokens are as likely, that decides. A question
+    that comes to such a place tells nothing of faults.
     """
     few = max(2, streams // 8)
     stopping = [n for n, question in enumerate(questions) if question.kind == "stop"]

@@ -2,7 +2,7 @@
 
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ class Suite:
         self.script: Script | None = None  # once it has been rehearsed
         self._logs = logs
 
-    async def play(self, faults: Sequence[Fault]) -> AsyncIterator[Scene]:
+    async def play(self, faults: Sequence[Fault]) -> AsyncGenerator[Scene, None]:
         """One after another, what came of each; first, for each cluster, the calm record itself.
 
         A cluster that does not come back to full capacity is replaced by a new one for the next fault.
@@ -54,7 +54,7 @@ class Suite:
                     async for scene in scenes:
                         yield scene
 
-    async def _play_on(self, layout: Layout, left: list[Fault]) -> AsyncIterator[Scene]:
+    async def _play_on(self, layout: Layout, left: list[Fault]) -> AsyncGenerator[Scene, None]:
         """Takes faults off `left` as they are played."""
         folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=self._logs))
         async with Cluster(folder, layout) as cluster:

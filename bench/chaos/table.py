@@ -41,7 +41,8 @@ def line(record: Record, calm: Record) -> str:
 def usual_gaps(calm: Sequence[Record]) -> str:
     """A sentence about the longest gaps of streams where nothing is wrong."""
     p50, p99, longest = _spread([gap for record in calm for gap in record.silences])
-    return f"Undisturbed, a stream's longest gap is {p50:.2f} s (p50), {p99:.2f} s (p99), {longest:.2f} s (longest)."
+    spread = f"{p50:.2f} s (p50), {p99:.2f} s (p99), {longest:.2f} s (longest)"
+    return f"While nothing is wrong, the longest gap in a stream is {spread}."
 
 
 def troubles(record: Record) -> list[str]:

@@ -4,8 +4,8 @@
     scheduler ── TCP ── near end ══▶ this module ══▶ far end ── TCP ── worker
                         10.88.0.1    packets, one by one         10.88.0.2
 
-Both ends are TUN devices: what the kernel routes into one is read here as packets and written to the other, or
-not. It is what `tc netem` does, on machines whose kernel has no netem too. Needs to be root.
+Both ends are TUN devices: what the kernel routes into one is read here as packets and written to the other,
+or not. It is what `tc netem` does, on machines whose kernel has no netem too. Only root may.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def allowed() -> bool:
 
 
 class Wire:
-    """A context manager, to be used on an event loop. Raises OSError or CalledProcessError where not allowed."""
+    """A context manager, for use on an event loop. Raises OSError or CalledProcessError where not allowed."""
 
     def __init__(self, seed: int = 0) -> None:
         self.weather = CALM
