@@ -31,10 +31,10 @@ class Stream:
     error: str | None = None
 
     def longest_gap(self, since: float, until: float) -> float:
-        """Seconds between two chunks of a choice, in gaps that touch the time from `since` to `until`; else 0.
+        """Seconds between two chunks of a choice, in gaps that touch the time from `since` to `until`.
 
-        An error ends a gap too. The wait for a first chunk is one where the question was asked before `since`:
-        one that was asked later has waited in a queue.
+        An error ends a gap too. The wait for a first chunk is one where the question came before `since`;
+        where it came later it is time in a queue. 0 where there is no gap.
         """
         first = [self.asked] if self.asked < since else []
         last = [self.ended] if self.error and self.ended else []
@@ -73,6 +73,12 @@ class Clients:
         await until(lambda: len(self.streams) >= count, 10)
         started = self.streams[:count]
         await until(lambda: all(stream.chunks or stream.error for stream in started), _STARTED_S)
+
+    def take_ended(self) -> list[Stream]:
+        """The streams that have ended since this was last called."""
+        ended = [stream for stream in self.streams if stream.ended is not None]
+        self.streams = [stream for stream in self.streams if stream.ended is None]
+        return ended
 
     async def stop(self, seconds: float) -> None:
         """No new questions; the streams that have not ended after so long end with an error."""

@@ -35,17 +35,16 @@ _IDLE_S = 20.0
 class Layout:
     """How the cluster is made."""
 
-    blocks: int = 1500  # of 16 tokens, in each worker's cache
-    host_cache_gb: float = 0.0
+    tight: bool = False  # memory for the streams and little more, and host memory below it
     far: bool = False  # FAR_WORKER is behind a wire: only root may have one
 
 
 class Cluster:
     """An asynchronous context manager: ready once entered, and gone after. Logs are in `folder`."""
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
-        """Raises RuntimeError on entering, with the processes' last words, where it does not become ready."""
-        self.layout = layout
+    def __init__(self, folder: Path, layout: Layout, streams: int) -> None:
+        """For so many streams at a time. Entering raises RuntimeError where it does not become ready."""
+        self._memory = _tight_memory(streams) if layout.tight else ["--num-gpu-blocks", "1500"]
         self.redis = SlowRedis(free_port())
         self.wire = Wire() if layout.far else None
         self.orders = {name: Orders(folder / f"{name}.orders") for name in WORKERS}
@@ -182,8 +181,7 @@ class Cluster:
 
     def _worker_flags(self, name: str) -> list[str]:
         flags = ["--listen", self._workers[name], "--worker-id", name, "--device", "cpu"]
-        flags += ["--num-gpu-blocks", str(self.layout.blocks), "--max-model-len", "512"]
-        return [*flags, "--host-cache-gb", str(self.layout.host_cache_gb)]
+        return [*flags, *self._memory, "--max-model-len", "512"]
 
     def _scheduler_flags(self, name: str) -> list[str]:
         flags = ["--scheduler-listen", self._schedulers[name], "--redis", self.redis.url]
@@ -198,3 +196,8 @@ class Cluster:
         ]
         schedulers = ",".join(self._schedulers.values())
         return [*flags, "--redis", self.redis.url, "--scheduler-address", schedulers]
+
+
+def _tight_memory(streams: int) -> list[str]:
+    """Flags of a worker. A stream's tokens fill 18 blocks on average, and there are three workers."""
+    return ["--num-gpu-blocks", str(max(64, 6 * streams)), "--host-cache-gb", "0.1"]

@@ -12,7 +12,7 @@ from bench.chaos.wire import CALM, CUT, Weather
 Act = Callable[[Cluster], Awaitable[None]]
 
 ROOMY = Layout()
-TIGHT = Layout(blocks=100, host_cache_gb=0.1)  # rows are lost to others, and blocks are swapped
+TIGHT = Layout(tight=True)
 FAR = Layout(far=True)
 
 _VICTIM = "worker-0"

@@ -57,7 +57,7 @@ class Suite:
     async def _play_on(self, layout: Layout, left: list[Fault]) -> AsyncGenerator[Scene, None]:
         """Takes faults off `left` as they are played."""
         folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=self._logs))
-        async with Cluster(folder, layout) as cluster:
+        async with Cluster(folder, layout, self.options.streams) as cluster:
             script = self.script = self.script or await self._rehearse(cluster)
             stage, calm = (
                 Stage(cluster, script, self.options.streams, self.options.patience),
