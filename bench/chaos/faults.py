@@ -14,6 +14,7 @@ Act = Callable[[Cluster], Awaitable[None]]
 ROOMY = Layout()
 TIGHT = Layout(tight=True)
 FAR = Layout(far=True)
+CROWD = Crowd(choices=64, tokens=200)
 
 _VICTIM = "worker-0"
 
@@ -85,19 +86,18 @@ def network_faults() -> list[Fault]:
     ]
 
 
-def memory_faults() -> list[Fault]:
+def memory_faults(crowd: Crowd) -> list[Fault]:
     """Where blocks are few."""
-    crowd = Crowd(choices=64, tokens=200)
     return [
         Fault("swaps of KV blocks stall for 4 s", _order("stall"), _order(""), 4, TIGHT),
         Fault(f"n={crowd.choices}, more than memory holds", crowd.arrive, crowd.leave, 0, TIGHT),
     ]
 
 
-def all_faults() -> list[Fault]:
-    """Every one, ordered by layout."""
-    groups = (worker_faults, answer_faults, gateway_faults, redis_faults, memory_faults, network_faults)
-    return [fault for group in groups for fault in group()]
+def all_faults(crowd: Crowd = CROWD) -> list[Fault]:
+    """Every one; those of a layout stand together."""
+    roomy = [*worker_faults(), *answer_faults(), *gateway_faults(), *redis_faults()]
+    return [*roomy, *memory_faults(crowd), *network_faults()]
 
 
 def _kill(*names: str) -> Act:
