@@ -72,7 +72,8 @@ def _obey_in_steps(runner: Any, orders: Orders) -> None:
         return _Spoilt(launched, _SPOILERS[order]) if order in _SPOILERS else launched
 
     def obeying_logits(hidden: Any) -> Any:
-        return logits(hidden) * (float("nan") if orders.now == "nan" else 1.0)
+        found = logits(hidden)
+        return found * float("nan") if orders.now == "nan" else found
 
     runner.execute = obeying_execute
     runner.model.logits = obeying_logits

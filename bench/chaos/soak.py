@@ -131,8 +131,8 @@ async def soak(seconds: float, streams: int, seed: int, logs: Path) -> Outcome:
     """For so long, on a cluster with all that faults need."""
     layout = Layout(tight=True, far=allowed())
     faults = [fault for fault in all_faults() if layout.far or not fault.layout.far]
+    asked = questions(Text(MODEL_DIR).prompts(streams * 3 // 2), "demo")
     async with Cluster(logs, layout, streams) as cluster:
-        asked = questions(Text(MODEL_DIR).prompts(streams * 3 // 2), "demo")
         script = await rehearse(cluster.rpc, asked, streams)
         return await Soak(cluster, script, streams, seed).run(faults, seconds)
 

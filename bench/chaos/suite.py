@@ -39,6 +39,7 @@ class Suite:
     def __init__(self, options: Options, logs: Path) -> None:
         """What the processes print is kept under `logs`."""
         self.options = options
+        self._asked = questions(Text(MODEL_DIR).prompts(options.streams * 3 // 2), "demo")
         self.script: Script | None = None  # once it has been rehearsed
         self._logs = logs
 
@@ -58,9 +59,10 @@ class Suite:
         """Takes faults off `left` as they are played."""
         folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=self._logs))
         async with Cluster(folder, layout, self.options.streams) as cluster:
-            script = self.script = self.script or await self._rehearse(cluster)
+            if self.script is None:
+                self.script = await rehearse(cluster.rpc, self._asked, self.options.streams)
             stage, calm = (
-                Stage(cluster, script, self.options.streams, self.options.patience),
+                Stage(cluster, self.script, self.options.streams, self.options.patience),
                 Record("nothing"),
             )
             await stage.play(calm, None)
@@ -82,7 +84,3 @@ class Suite:
             record.unaccounted.append("not at full capacity again; no more repetitions")
             return False
         return True
-
-    async def _rehearse(self, cluster: Cluster) -> Script:
-        prompts = Text(MODEL_DIR).prompts(self.options.streams * 3 // 2)
-        return await rehearse(cluster.rpc, questions(prompts, "demo"), self.options.streams)
