@@ -181,7 +181,9 @@ class Cluster:
 
     def _worker_flags(self, name: str) -> list[str]:
         flags = ["--listen", self._workers[name], "--worker-id", name, "--device", "cpu"]
-        return [*flags, *self._memory, "--max-model-len", "512"]
+        # Short steps: a deadline is a matter of the longest.
+        flags += ["--max-model-len", "512", "--max-num-batched-tokens", "512"]
+        return [*flags, *self._memory]
 
     def _scheduler_flags(self, name: str) -> list[str]:
         flags = ["--scheduler-listen", self._schedulers[name], "--redis", self.redis.url]
