@@ -20,6 +20,7 @@ from dataclasses import dataclass
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _PACKET = 1 << 16  # bytes
+_NAMESPACES, _PREFIX = "/run/netns", "by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Wire:
     def __init__(self, seed: int = 0) -> None:
         self.weather = CALM
         self.dropped = 0  # packets
-        name = f"by{os.getpid()}"
+        name = f"{_PREFIX}{os.getpid()}"
         self._namespace, self._near, self._far = name, f"{name}n", f"{name}f"
         net = os.getpid() % 250
         self._near_host, self.far_host = f"10.88.{net}.1", f"10.88.{net}.2"
@@ -77,6 +78,7 @@ class Wire:
         _ip("netns", "del", self._namespace, check=False)
 
     def _lay(self) -> None:
+        _remove_orphans()
         self._ends = [_tun(self._near), _tun(self._far)]
         inside = ("-n", self._namespace)
         _ip("netns", "add", self._namespace)
@@ -100,6 +102,14 @@ class Wire:
         if target in self._ends:
             with suppress(BlockingIOError):  # the queue of the device is full: it is lost, as on any network
                 os.write(target, packet)
+
+
+def _remove_orphans() -> None:
+    """Namespaces of processes that were killed."""
+    for name in os.listdir(_NAMESPACES) if os.path.isdir(_NAMESPACES) else ():
+        pid = name.removeprefix(_PREFIX)
+        if name.startswith(_PREFIX) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
+            _ip("netns", "del", name, check=False)
 
 
 def _tun(name: str) -> int:
