@@ -80,9 +80,13 @@ class Clients:
         self.streams = [stream for stream in self.streams if stream.ended is None]
         return ended
 
+    def ask_no_more(self) -> None:
+        """The streams that are alive go on to their ends."""
+        self._stopping = True
+
     async def stop(self, seconds: float) -> None:
         """No new questions; the streams that have not ended after so long end with an error."""
-        self._stopping = True
+        self.ask_no_more()
         _, late = await asyncio.wait(self._tasks, timeout=seconds)
         for task in late:
             task.cancel()

@@ -38,14 +38,19 @@ class Stage:
     """One cluster, and clients who ask what is in the script."""
 
     def __init__(
-        self, cluster: Cluster, script: Script, streams: int, patience: float, seed: int = 0
+        self, cluster: Cluster, script: Script, streams: int, patience: float = 1.0, *, asks_on: bool = True
     ) -> None:
-        """Faults are held `patience` times as long as they say."""
+        """Faults are held `patience` times as long as they say.
+
+        With `asks_on` there are so many streams until all is well again. Without, what is started again has
+        the machine to itself once they have ended.
+        """
         self._cluster = cluster
         self._script = script
         self._streams = streams
         self._patience = patience
-        self._random = random.Random(seed)
+        self._asks_on = asks_on
+        self._random = random.Random(0)
 
     async def play(self, record: Record, fault: Fault | None) -> None:
         """Plays `fault` once, or nothing for a while. When it returns, nothing runs and all is whole.
@@ -81,6 +86,8 @@ class Stage:
             if fault.cuts:
                 record.freed.append(await self._freed(clients))
             await asyncio.sleep(fault.hold_s * self._patience)
+            if not self._asks_on:
+                clients.ask_no_more()
             await fault.heal(self._cluster)
         except Unexpected as error:
             record.lost.append(str(error))

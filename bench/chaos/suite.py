@@ -22,7 +22,6 @@ class Options:
 
     times: int = 20  # that each fault is played
     streams: int = 64  # alive at a time
-    patience: float = 1.0  # faults are held so many times as long as they say
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Suite:
             if self.script is None:
                 self.script = await rehearse(cluster.rpc, self._asked, self.options.streams)
             stage, calm = (
-                Stage(cluster, self.script, self.options.streams, self.options.patience),
+                Stage(cluster, self.script, self.options.streams),
                 Record("nothing"),
             )
             await stage.play(calm, None)

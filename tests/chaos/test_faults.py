@@ -20,7 +20,7 @@ async def test_no_stream_is_lost_or_differs(cluster, script, name):
     if fault.layout.far and not allowed():
         pytest.skip("only root may make network namespaces")
     record = Record(name)
-    await Stage(cluster, script, STREAMS, PATIENCE).play(record, fault)
+    await Stage(cluster, script, STREAMS, PATIENCE, asks_on=False).play(record, fault)
     assert record.streams >= STREAMS
     assert (record.lost, record.differing, record.unaccounted) == ([], [], [])
     assert all(seconds < 1 for seconds in record.freed)
