@@ -1,5 +1,6 @@
 """What is done to the cluster. A fault is some harm, a time to wait, and what undoes it."""
 
+import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ FAR = Layout(far=True)
 CROWD = Crowd(choices=64, tokens=200)
 
 _VICTIM = "worker-0"
+_RESTARTED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ def worker_faults() -> list[Fault]:
         Fault("SIGKILL a worker", _kill(_VICTIM), _start(_VICTIM)),
         Fault("SIGSTOP a worker for 4 s", stop, go_on, hold_s=4),
         Fault("SIGKILL all workers", _kill(*WORKERS), _start(*WORKERS)),
+        Fault("SIGTERM all workers, one after another", _restart_each, _nothing),
         Fault("a worker out of memory, killed by the kernel", kill_for_memory(_VICTIM), _start(_VICTIM)),
     ]
 
@@ -51,6 +54,7 @@ def answer_faults() -> list[Fault]:
     }
     return [
         Fault("a worker is 10 times slower for 4 s", _order("slow"), _order(""), hold_s=4),
+        Fault("a worker's device is out of memory, for 2 s", _order("no-memory"), _order(""), hold_s=2),
         *(Fault(name, _order(order), _order(""), hold_s=2) for order, name in rubbish.items()),
     ]
 
@@ -114,6 +118,19 @@ def _start(*names: str) -> Act:
             cluster.start(name)
 
     return start
+
+
+async def _restart_each(cluster: Cluster) -> None:
+    """The next one when the one before takes steps again."""
+    for name in WORKERS:
+        cluster.signal(name, signal.SIGTERM)
+        await asyncio.to_thread(cluster.forget, name)
+        cluster.start(name)
+        await cluster.full(_RESTARTED_S)
+
+
+async def _nothing(cluster: Cluster) -> None:
+    pass
 
 
 def _signal(name: str, number: signal.Signals) -> Act:

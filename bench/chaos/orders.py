@@ -7,6 +7,7 @@ Without the file it is the worker as it is. The file has one of these words:
     wrong-token   tokens are outside the vocabulary
     wrong-rows    rows answer that did not sample
     nan           logits are not numbers
+    no-memory     the device has no memory for a step
     stall         blocks do not move between the KV cache and host memory
     eat           memory is taken until there is no more
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from protos.packing import pack_i32, unpack_i32
 from protos.step_pb2 import StepResult
@@ -66,6 +68,8 @@ def _obey_in_steps(runner: Any, orders: Orders) -> None:
         order, began = orders.now, time.perf_counter()
         while order == "eat":
             eaten.append(bytearray(os.urandom(1) * _MOUTHFUL))
+        if order == "no-memory":
+            raise torch.OutOfMemoryError("as ordered")
         launched = execute(*arguments)
         if order == "slow":
             time.sleep((_SLOWER - 1) * (time.perf_counter() - began))
