@@ -22,7 +22,7 @@ async def rehearse(rpc: Mapping[str, str], questions: Sequence[Question], stream
     In another batch float32 rounds otherwise, and where two tokens are as likely, that decides. A question
     that comes to such a place tells nothing of faults.
     """
-    few = max(2, streams // 8)
+    few = max(3, streams // 8)
     stopping = [n for n, question in enumerate(questions) if question.kind == "stop"]
     unstopped = await _answers(rpc, [questions[n] for n in stopping], streams)
     questions = list(questions)

@@ -10,6 +10,7 @@ or not. It is what `tc netem` does, on machines whose kernel has no netem too. O
 
 import asyncio
 import fcntl
+import itertools
 import os
 import random
 import struct
@@ -21,6 +22,8 @@ _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _PACKET = 1 << 16  # bytes
 _NAMESPACES, _PREFIX = "/run/netns", "by"
+
+_numbers = itertools.count()  # of the wires of this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,11 @@ class Wire:
     def __init__(self, seed: int = 0) -> None:
         self.weather = CALM
         self.dropped = 0  # packets
-        name = f"{_PREFIX}{os.getpid()}"
+        number = next(_numbers)
+        name = f"{_PREFIX}{os.getpid()}-{number}"
         self._namespace, self._near, self._far = name, f"{name}n", f"{name}f"
-        net = os.getpid() % 250
-        self._near_host, self.far_host = f"10.88.{net}.1", f"10.88.{net}.2"
+        network = f"10.{88 + number % 100}.{os.getpid() % 250}"
+        self._near_host, self.far_host = f"{network}.1", f"{network}.2"
         self._random = random.Random(seed)
         self._ends: list[int] = []
 
@@ -107,7 +111,7 @@ class Wire:
 def _remove_orphans() -> None:
     """Namespaces of processes that were killed."""
     for name in os.listdir(_NAMESPACES) if os.path.isdir(_NAMESPACES) else ():
-        pid = name.removeprefix(_PREFIX)
+        pid = name.removeprefix(_PREFIX).partition("-")[0]
         if name.startswith(_PREFIX) and pid.isdecimal() and not os.path.exists(f"/proc/{pid}"):
             _ip("netns", "del", name, check=False)
 

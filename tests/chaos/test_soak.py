@@ -6,7 +6,7 @@ from bench.chaos.faults import answer_faults, redis_faults
 from bench.chaos.soak import Soak, report
 from tests.chaos.conftest import STREAMS
 
-SECONDS = 15
+SECONDS = 12
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
