@@ -51,7 +51,7 @@ class Cluster:
         self.rpc = {name: f"127.0.0.1:{free_port()}" for name in GATEWAYS}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._rest = {name: f"http://127.0.0.1:{free_port()}" for name in GATEWAYS}
-        self._schedulers = {name: f"127.0.0.1:{free_port()}" for name in SCHEDULERS}
+        self._scheduler_ports = {name: free_port() for name in SCHEDULERS}
         self._workers = {name: f"127.0.0.1:{free_port()}" for name in WORKERS}
         if self.wire:
             self._workers[FAR_WORKER] = f"{self.wire.far_host}:{free_port()}"
@@ -115,8 +115,8 @@ class Cluster:
 
     async def describe(self) -> Description:
         """The active scheduler's state. Raises grpc.aio.AioRpcError where there is none."""
-        (address,) = self._schedulers.values()
-        async with connect(address) as channel:
+        (port,) = self._scheduler_ports.values()
+        async with connect(f"127.0.0.1:{port}") as channel:
             return await SchedulerStub(channel).Describe(DescribeRequest(), timeout=2)
 
     async def full(self, seconds: float) -> None:
@@ -183,11 +183,13 @@ class Cluster:
         flags = ["--listen", self._workers[name], "--worker-id", name, "--device", "cpu"]
         # Short steps: a deadline is a matter of the longest.
         flags += ["--max-model-len", "512", "--max-num-batched-tokens", "512"]
-        return [*flags, *self._memory]
+        near_host = self.wire.near_host if self.wire and name == FAR_WORKER else "127.0.0.1"
+        return [*flags, *self._memory, "--scheduler-address", self._schedulers_at(near_host)]
 
     def _scheduler_flags(self, name: str) -> list[str]:
-        flags = ["--scheduler-listen", self._schedulers[name], "--redis", self.redis.url]
-        return [*flags, "--worker-addresses", ",".join(self._workers.values()), "--step-timeout", "2"]
+        host = "0.0.0.0" if self.wire else "127.0.0.1"  # the far worker's way here is another one
+        flags = ["--scheduler-listen", f"{host}:{self._scheduler_ports[name]}"]
+        return [*flags, "--redis", self.redis.url, "--step-timeout", "2"]
 
     def _gateway_flags(self, name: str) -> list[str]:
         flags = [
@@ -196,8 +198,11 @@ class Cluster:
             "--grpc-port",
             self.rpc[name].rsplit(":", 1)[1],
         ]
-        schedulers = ",".join(self._schedulers.values())
+        schedulers = self._schedulers_at("127.0.0.1")
         return [*flags, "--redis", self.redis.url, "--scheduler-address", schedulers]
+
+    def _schedulers_at(self, host: str) -> str:
+        return ",".join(f"{host}:{port}" for port in self._scheduler_ports.values())
 
 
 def _tight_memory(streams: int) -> list[str]:

@@ -53,7 +53,7 @@ class Wire:
         name = f"{_PREFIX}{os.getpid()}-{number}"
         self._namespace, self._near, self._far = name, f"{name}n", f"{name}f"
         network = f"10.{88 + number % 100}.{os.getpid() % 250}"
-        self._near_host, self.far_host = f"{network}.1", f"{network}.2"
+        self.near_host, self.far_host = f"{network}.1", f"{network}.2"
         self._random = random.Random(seed)
         self._ends: list[int] = []
 
@@ -87,9 +87,9 @@ class Wire:
         inside = ("-n", self._namespace)
         _ip("netns", "add", self._namespace)
         _ip("link", "set", self._far, "netns", self._namespace)
-        _ip("addr", "add", self._near_host, "peer", self.far_host, "dev", self._near)
+        _ip("addr", "add", self.near_host, "peer", self.far_host, "dev", self._near)
         _ip("link", "set", self._near, "up")
-        _ip(*inside, "addr", "add", self.far_host, "peer", self._near_host, "dev", self._far)
+        _ip(*inside, "addr", "add", self.far_host, "peer", self.near_host, "dev", self._far)
         _ip(*inside, "link", "set", self._far, "up")
         _ip(*inside, "link", "set", "lo", "up")
 
