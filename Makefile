@@ -2,6 +2,7 @@
 #
 #   make serve ARGS="--model Qwen/Qwen3-0.6B --port 9000"
 #   make test ARGS="tests/scheduler -x"
+#   make soak ARGS="--minutes 5"
 
 PYTHON ?= python3
 ARGS ?=
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 # protoc finds its plugins on the PATH.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: serve test lint protos bench clean
+.PHONY: serve test lint protos bench chaos soak clean
 
 serve: $(VENV)/.installed
 	@exec $(BIN)/batchyard serve $(ARGS)
@@ -30,6 +31,12 @@ protos: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench.compare $(ARGS)
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos $(ARGS)
+
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.chaos.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

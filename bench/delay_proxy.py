@@ -9,8 +9,9 @@ import asyncio
 import selectors
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from batchyard.lifeline import end_with_parent
@@ -21,26 +22,49 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _CHUNK = 1 << 18  # bytes
 
 
+@dataclass(slots=True)
+class Delay:
+    """In each direction, for what comes from now on; nothing overtakes what came before it."""
+
+    seconds: float
+
+
 @asynccontextmanager
-async def delaying(listen: str, to: str, delay_s: float) -> AsyncIterator[None]:
+async def delaying(listen: str, to: str, delay: Delay) -> AsyncIterator[None]:
     """For the time of the block, passes connections to `listen` on to `to`: host:port or unix:/path."""
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
-        with suppress(OSError):
-            upstream, upstream_writer = await _connect(to)
-            writers.append(upstream_writer)
-            await asyncio.gather(_pump(reader, upstream_writer, delay_s), _pump(upstream, writer, delay_s))
-        for end in writers:
-            end.close()
-            with suppress(OSError):
-                await end.wait_closed()
+    connections: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(_connection(reader, writer, to, delay))
+        connections.add(task)
+        task.add_done_callback(connections.discard)
 
     async with await _listen(listen, connected):
         yield
+    for task in connections:
+        task.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+async def _connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, to: str, delay: Delay
+) -> None:
+    writers = [writer]
+    try:
+        with suppress(OSError):
+            upstream, upstream_writer = await _connect(to)
+            writers.append(upstream_writer)
+            await asyncio.gather(_pump(reader, upstream_writer, delay), _pump(upstream, writer, delay))
+    finally:
+        for end in writers:
+            end.close()
+        for end in writers:
+            with suppress(OSError):
+                await end.wait_closed()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: Delay) -> None:
     """Until the end of `reader`, which is passed on like everything else."""
     loop = asyncio.get_running_loop()
     chunks: deque[bytes] = deque()
@@ -58,9 +82,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, dela
     with suppress(ConnectionError):
         while chunk := await reader.read(_CHUNK):
             chunks.append(chunk)
-            loop.call_later(delay_s, pass_on)
+            loop.call_later(delay.seconds, pass_on)
     chunks.append(b"")
-    loop.call_later(delay_s, pass_on)
+    loop.call_later(delay.seconds, pass_on)
     await over
 
 
@@ -72,7 +96,7 @@ async def _connect(address: str) -> Streams:
 
 
 async def _listen(
-    address: str, connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    address: str, connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
 ) -> asyncio.Server:
     if path := _unix_path(address):
         return await asyncio.start_unix_server(connected, path)
@@ -104,7 +128,7 @@ def main() -> None:
         end_with_parent(sys.stdin.fileno())
 
     async def serve() -> None:
-        async with delaying(arguments.listen, arguments.to, arguments.delay_ms / 1000):
+        async with delaying(arguments.listen, arguments.to, Delay(arguments.delay_ms / 1000)):
             print(f"{arguments.listen} is {arguments.to}, {arguments.delay_ms} ms away", flush=True)
             await asyncio.Event().wait()
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 
-from bench.delay_proxy import delaying, run_precisely
+from bench.delay_proxy import Delay, delaying, run_precisely
 
 DELAY_S = 0.02
 
@@ -35,7 +35,7 @@ async def test_bytes_come_back_whole_and_twice_the_delay_later(tmp_path):
     data = os.urandom(3 << 20)
     async with (
         await asyncio.start_unix_server(echo, near),
-        delaying(f"unix:{far}", f"unix:{near}", DELAY_S),
+        delaying(f"unix:{far}", f"unix:{near}", Delay(DELAY_S)),
         asyncio.timeout(20),
     ):
         answers = await asyncio.gather(*(_ask(far, data[i:]) for i in range(2)))
@@ -50,7 +50,7 @@ def test_messages_do_not_wait_for_each_other(tmp_path):
         near, far = tmp_path / "near", tmp_path / "far"
         async with (
             await asyncio.start_unix_server(echo, near),
-            delaying(f"unix:{far}", f"unix:{near}", DELAY_S),
+            delaying(f"unix:{far}", f"unix:{near}", Delay(DELAY_S)),
             asyncio.timeout(20),
         ):
             reader, writer = await asyncio.open_unix_connection(far)

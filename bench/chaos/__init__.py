@@ -1,0 +1,1 @@
+"""Faults under load, and what clients see of them: `python -m bench.chaos --help`, docs/recovery.md."""

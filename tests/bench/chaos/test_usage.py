@@ -1,0 +1,25 @@
+"""What counts as flat."""
+
+import pytest
+
+from bench.chaos.usage import Usage, growth
+
+BEFORE = Usage(memory_mib=300, descriptors=20, threads=10, tasks=12)
+
+
+@pytest.mark.parametrize(
+    ("after", "flat"),
+    [
+        (BEFORE, True),
+        (Usage(330, 22, 12, 15), True),
+        (Usage(360, 20, 10, 12), False),
+        (Usage(300, 30, 10, 12), False),
+        (Usage(300, 20, 20, 12), False),
+        (Usage(300, 20, 10, 40), False),
+        (Usage(100, 5, 5, 5), True),
+    ],
+)
+def test_growth_is_more_than_what_comes_and_goes(after, flat):
+    found = list(growth({"scheduler": BEFORE}, {"scheduler": after}))
+    assert (found == []) == flat
+    assert all(words.startswith("scheduler: ") for words in found)
