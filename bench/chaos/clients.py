@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from batchyard.rpc import connect
+from bench.chaos.errors import NobodyActive
 from bench.chaos.questions import Answer, Question
 from protos.inference_pb2_grpc import InferenceStub
 
@@ -151,10 +152,10 @@ async def until(condition: Callable[[], bool], seconds: float) -> None:
 
 
 async def within(ask: Callable[[], Awaitable[bool]], seconds: float) -> None:
-    """The same, of a condition that has to be asked for; a gRPC error counts as no."""
+    """The same, of a condition that has to be asked for; where nobody can be asked, it does not hold yet."""
     async with asyncio.timeout(seconds):
         while True:
-            with suppress(grpc.aio.AioRpcError):
+            with suppress(NobodyActive):
                 if await ask():
                     return
             await asyncio.sleep(0.05)

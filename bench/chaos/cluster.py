@@ -1,5 +1,6 @@
 """The processes: three CPU workers, schedulers, two gateways and a Redis, to be killed and started again."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import grpc.aio
 
 from batchyard.rpc import connect
 from bench.chaos.accounts import unaccounted
 from bench.chaos.clients import within
+from bench.chaos.errors import NobodyActive
 from bench.chaos.orders import Orders
 from bench.chaos.process import ORDERS, TASKS
 from bench.chaos.slow_redis import SlowRedis
@@ -24,7 +27,7 @@ from protos.scheduling_pb2_grpc import SchedulerStub
 
 WORKERS = ("worker-0", "worker-1", "worker-2")
 FAR_WORKER = "worker-2"  # in a network namespace of its own, where there is a wire
-SCHEDULERS = ("scheduler-0",)
+SCHEDULERS = ("scheduler-0", "scheduler-1")  # one is active, and the other its standby
 GATEWAYS = ("gateway-0", "gateway-1")
 
 _READY_S = 180.0
@@ -113,21 +116,27 @@ class Cluster:
         """Where a process writes its number of asyncio tasks at SIGUSR1."""
         return self._folder / f"{name}.tasks"
 
-    async def describe(self) -> Description:
-        """The active scheduler's state. Raises grpc.aio.AioRpcError where there is none."""
-        (port,) = self._scheduler_ports.values()
-        async with connect(f"127.0.0.1:{port}") as channel:
-            return await SchedulerStub(channel).Describe(DescribeRequest(), timeout=2)
+    async def describe(self) -> tuple[str, Description]:
+        """The active scheduler's name and state. Raises NobodyActive."""
+        found = await asyncio.gather(*map(self._describe, SCHEDULERS))
+        states = {name: state for name, state in zip(SCHEDULERS, found, strict=True) if state}
+        active = max(states, key=lambda name: states[name].fence, default=None)
+        if active is None or not states[active].fence:
+            raise NobodyActive
+        return active, states[active]
 
     async def full(self, seconds: float) -> None:
-        """Returns at full capacity: all workers take steps, and all gateways are ready.
+        """Returns at full capacity: all workers take steps, a scheduler has its standby, gateways are ready.
 
         Raises TimeoutError after so many seconds.
         """
 
         async def is_full() -> bool:
-            state = await self.describe()
-            working = sum(worker.connected for worker in state.workers)
+            states = await asyncio.gather(*map(self._describe, SCHEDULERS))
+            active = [state for state in states if state and state.fence]
+            if not all(states) or len(active) != 1:
+                return False
+            working = sum(worker.connected for worker in active[0].workers)
             return working == len(WORKERS) and all([await self._ready(name) for name in GATEWAYS])
 
         await within(is_full, seconds)
@@ -138,12 +147,18 @@ class Cluster:
 
         async def settled() -> bool:
             nonlocal state
-            state = await self.describe()
+            _, state = await self.describe()
             return not unaccounted(state)
 
         with suppress(TimeoutError):
             await within(settled, _IDLE_S)
         return unaccounted(state) if state.workers else "no scheduler answers"
+
+    async def _describe(self, scheduler: str) -> Description | None:
+        async with connect(f"127.0.0.1:{self._scheduler_ports[scheduler]}") as channel:
+            with suppress(grpc.aio.AioRpcError):
+                return await SchedulerStub(channel).Describe(DescribeRequest(), timeout=2)
+        return None
 
     async def _ready(self, gateway: str) -> bool:
         timeout = aiohttp.ClientTimeout(total=2)
@@ -181,7 +196,6 @@ class Cluster:
 
     def _worker_flags(self, name: str) -> list[str]:
         flags = ["--listen", self._workers[name], "--worker-id", name, "--device", "cpu"]
-        # Short steps: a deadline is a matter of the longest.
         flags += ["--max-model-len", "512", "--max-num-batched-tokens", "512"]
         near_host = self.wire.near_host if self.wire and name == FAR_WORKER else "127.0.0.1"
         return [*flags, *self._memory, "--scheduler-address", self._schedulers_at(near_host)]
@@ -189,7 +203,7 @@ class Cluster:
     def _scheduler_flags(self, name: str) -> list[str]:
         host = "0.0.0.0" if self.wire else "127.0.0.1"  # the far worker's way here is another one
         flags = ["--scheduler-listen", f"{host}:{self._scheduler_ports[name]}"]
-        return [*flags, "--redis", self.redis.url, "--step-timeout", "2"]
+        return [*flags, "--redis", self.redis.url]
 
     def _gateway_flags(self, name: str) -> list[str]:
         flags = [

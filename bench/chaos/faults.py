@@ -5,7 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bench.chaos.cluster import GATEWAYS, WORKERS, Cluster, Layout
+from bench.chaos.cluster import GATEWAYS, SCHEDULERS, WORKERS, Cluster, Layout
 from bench.chaos.crowd import Crowd
 from bench.chaos.memory import kill_for_memory
 from bench.chaos.wire import CALM, CUT, Weather
@@ -65,6 +65,35 @@ def gateway_faults() -> list[Fault]:
     return [Fault("SIGKILL a gateway", _kill(victim), _start(victim), cuts=victim)]
 
 
+def scheduler_faults() -> list[Fault]:
+    """The active one dies or hangs, with a standby and without."""
+    victim: list[str] = []
+
+    async def find(cluster: Cluster) -> None:
+        name, _ = await cluster.describe()
+        victim[:] = [name]
+
+    async def kill_active(cluster: Cluster) -> None:
+        await find(cluster)
+        cluster.kill(victim[0])
+
+    async def start_again(cluster: Cluster) -> None:
+        cluster.start(victim[0])
+
+    async def stop_active(cluster: Cluster) -> None:
+        await find(cluster)
+        cluster.signal(victim[0], signal.SIGSTOP)
+
+    async def go_on(cluster: Cluster) -> None:
+        cluster.signal(victim[0], signal.SIGCONT)
+
+    return [
+        Fault("SIGKILL the scheduler, which has a standby", kill_active, start_again),
+        Fault("SIGKILL the scheduler and its standby", _kill(*SCHEDULERS), _start(*SCHEDULERS)),
+        Fault("SIGSTOP the scheduler for 4 s, past its lease", stop_active, go_on, hold_s=4),
+    ]
+
+
 def redis_faults() -> list[Fault]:
     """Redis is away, or slow."""
 
@@ -100,8 +129,9 @@ def memory_faults(crowd: Crowd) -> list[Fault]:
 
 def all_faults(crowd: Crowd = CROWD) -> list[Fault]:
     """Every one; those of a layout stand together."""
-    roomy = [*worker_faults(), *answer_faults(), *gateway_faults(), *redis_faults()]
-    return [*roomy, *memory_faults(crowd), *network_faults()]
+    workers = [*worker_faults(), *answer_faults()]
+    others = [*scheduler_faults(), *gateway_faults(), *redis_faults()]
+    return [*workers, *others, *memory_faults(crowd), *network_faults()]
 
 
 def _kill(*names: str) -> Act:

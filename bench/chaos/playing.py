@@ -99,7 +99,7 @@ class Stage:
         began = time.monotonic()
 
         async def freed() -> bool:
-            state = await self._cluster.describe()
+            _, state = await self._cluster.describe()
             alive = sum(clients.choices_alive(name) for name in GATEWAYS if name not in clients.gone)
             return state.running + state.waiting <= alive
 
