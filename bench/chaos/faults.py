@@ -51,6 +51,7 @@ def answer_faults() -> list[Fault]:
         "wrong-step": "a worker answers steps that were never sent, for 2 s",
         "wrong-token": "a worker's tokens are not in the vocabulary, for 2 s",
         "wrong-rows": "a worker answers for the wrong rows, for 2 s",
+        "nan": "a worker's logits are no numbers, for 2 s",
     }
     return [
         Fault("a worker is 10 times slower for 4 s", _order("slow"), _order(""), hold_s=4),
