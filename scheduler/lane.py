@@ -279,6 +279,7 @@ class Lane:
     async def _connect(self) -> None:
         # Asked before opening: that takes the worker over from whoever has it.
         self.worker = worker = await self.transport.describe()
+        self._watch.heard(self._clock())
         if self.draining:
             raise WorkerLost(f"{self.address}: drained")
         if self._is_taken(worker.epoch):

@@ -14,7 +14,8 @@ limit alone holds: nobody knows what the first steps of a process load and compi
 still then is noticed by gRPC, whose pings it does not answer either.)
 
 A false alarm costs a prefill, mostly from the cache, but it must not come again and again: each makes the
-deadline DOUBT times longer, until FORGIVEN answers have come.
+deadline DOUBT times longer, until FORGIVEN answers have come. An alarm was not false if the whole process
+was silent, also to a question that takes no time.
 
 Only time in which we were awake counts. A scheduler that was stopped itself, or had no core, must not accuse
 a worker whose answer it has not come to read.
@@ -56,6 +57,10 @@ class Patience:
         """A deadline has passed. It may have been a false alarm."""
         self._doubt *= DOUBT
         self._answers = 0
+
+    def justified(self) -> None:
+        """The last alarm was not false."""
+        self._doubt = max(1.0, self._doubt / DOUBT)
 
     def deadline(self, size: int) -> float:
         """Seconds to wait for the answer to something of this size."""

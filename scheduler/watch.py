@@ -9,6 +9,7 @@ from scheduler.patience import LOOK_EVERY, Patience, Stopwatch
 from scheduler.tiers import Tiers
 
 MOVES_LIMIT = 10.0  # seconds: of one step there are a few gigabytes at most
+_SILENT = 0.5  # seconds without a sign of life, after which an alarm was not false
 
 
 class Watch:
@@ -19,7 +20,16 @@ class Watch:
         self._limits = step_limit, min(step_limit, MOVES_LIMIT)
         self._epoch: int | None = None
         self._since = 0.0  # what is in flight can have been worked on since then
+        self._alarm: tuple[Patience, float] | None = None  # the last one, until the worker is heard of again
         self._forget()
+
+    def heard(self, now: float) -> None:
+        """The worker's process has answered a question that takes it no time."""
+        if self._alarm:
+            patience, at = self._alarm
+            if now - at > _SILENT:
+                patience.justified()
+        self._alarm = None
 
     def connected(self, epoch: int, now: float) -> None:
         """A stream has been opened to the process of this epoch. `now` is in seconds, by one clock."""
@@ -62,15 +72,17 @@ class Watch:
         step = in_flight[0] if in_flight else None
         save, load = tiers.in_motion_first
         if self._step.look(step, now) > self._steps.deadline(step.num_tokens if step else 0):
-            self._steps.alarmed()
-            return "step"
+            return self._alarmed(self._steps, now, "step")
         if self._save.look(save, now) > self._moves.deadline(len(save.blocks) if save else 0):
-            self._moves.alarmed()
-            return "save"
+            return self._alarmed(self._moves, now, "save")
         if self._load.look(load, now) > self._moves.deadline(len(load.arriving) if load else 0):
-            self._moves.alarmed()
-            return "load"
+            return self._alarmed(self._moves, now, "load")
         return None
+
+    def _alarmed(self, patience: Patience, now: float, what: str) -> str:
+        patience.alarmed()
+        self._alarm = patience, now
+        return what
 
     def _forget(self) -> None:
         steps, moves = self._limits
