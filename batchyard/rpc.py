@@ -1,7 +1,7 @@
 """gRPC servers and channels as all of Batchyard makes them: health, reflection, TLS, no size limits."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -15,14 +15,33 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     # A request may carry a prompt of any length: the model bounds the size of a message, not gRPC.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
-    # A peer that vanished without closing its socket is noticed within seconds.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # Else those after the second in a row without data come a minute apart.
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
     # Our peers are named one by one; a proxy from the environment is not meant for them.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+class Keepalive(NamedTuple):
+    """How a peer that vanished without closing its socket, or stands still, is noticed. In milliseconds."""
+
+    after: int  # without data it is pinged
+    within: int  # it must answer
+
+    @property
+    def options(self) -> Sequence[tuple[str, int]]:
+        """As gRPC wants them: without the third, an answer may take a minute."""
+        return (
+            ("grpc.keepalive_time_ms", self.after),
+            ("grpc.keepalive_timeout_ms", self.within),
+            ("grpc.http2.ping_timeout_ms", self.within),
+        )
+
+
+AMONG_US = Keepalive(2_000, 3_000)
+OF_CLIENTS = Keepalive(10_000, 60_000)  # their answer may be behind a long prompt, on a slow line
 
 
 class RpcServer:
@@ -35,6 +54,7 @@ class RpcServer:
         share_port: bool = False,
         max_request: int = -1,
         tls: TlsFiles | None = None,
+        keepalive: Keepalive = AMONG_US,
     ) -> None:
         """`address` is host:port (port 0 picks one) or unix:/path. `share_port` lets processes share it.
 
@@ -45,6 +65,7 @@ class RpcServer:
         self._tls = None if _is_unix(address) else tls
         options = {
             **dict(_OPTIONS),
+            **dict(keepalive.options),
             "grpc.so_reuseport": int(share_port),
             "grpc.max_receive_message_length": max_request,
         }
@@ -100,6 +121,7 @@ def connect(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
     """
     options = [
         *_OPTIONS,
+        *AMONG_US.options,
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 250),
     ]

@@ -14,7 +14,7 @@ import structlog
 from batchyard.config import GatewaySettings
 from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
-from batchyard.rpc import RpcServer
+from batchyard.rpc import OF_CLIENTS, RpcServer
 from batchyard.telemetry import Telemetry
 from batchyard.tls import TlsFiles, api_tls, internal_tls
 from gateway.app import create_app
@@ -170,7 +170,9 @@ def _rpc_server(settings: GatewaySettings, tls: TlsFiles | None) -> RpcServer | 
         return None
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
-    return RpcServer(address, share_port=settings.share_port, max_request=MAX_BODY, tls=tls)
+    return RpcServer(
+        address, share_port=settings.share_port, max_request=MAX_BODY, tls=tls, keepalive=OF_CLIENTS
+    )
 
 
 async def _watch_readiness(service: Service, rpc: RpcServer | None) -> None:

@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from batchyard.errors import AddressInUse
-from batchyard.rpc import RpcServer, connect
+from batchyard.rpc import Keepalive, RpcServer, connect
 from protos.inference_pb2 import Model, ModelsRequest, ModelsResponse
 from protos.inference_pb2_grpc import InferenceServicer, InferenceStub, add_InferenceServicer_to_server
 
@@ -129,3 +129,46 @@ async def test_ignores_proxies(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     async with served("127.0.0.1:0") as server:
         assert await models(server.address) == "m"
+
+
+class Line:
+    """Passes bytes on between a client and a server, until it is cut: then both hear nothing more."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._cut = False
+        self.over = asyncio.Event()
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(self._server.removeprefix("unix:"))
+        await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
+        for end in (writer, far_writer):
+            with contextlib.suppress(ConnectionError):
+                await end.wait_closed()
+        self.over.set()
+
+    def cut(self) -> None:
+        self._cut = True
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if not self._cut:
+                    writer.write(data)
+        writer.close()
+
+
+async def test_a_peer_that_vanished_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("batchyard.rpc.AMONG_US", Keepalive(after=300, within=200))
+    async with served(f"unix:{tmp_path}/s") as server:
+        line = Line(server.address)
+        between = await asyncio.start_unix_server(line.accept, tmp_path / "line")
+        async with connect(f"unix:{tmp_path}/line") as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            await watch.read()
+            line.cut()
+            with pytest.raises(grpc.aio.AioRpcError) as lost:
+                await asyncio.wait_for(watch.read(), 10)
+            assert lost.value.code() == grpc.StatusCode.UNAVAILABLE
+        between.close()
+        await asyncio.wait_for(line.over.wait(), 10)

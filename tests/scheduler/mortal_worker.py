@@ -1,6 +1,7 @@
 """Simulated workers that die: killed, or of a request that they were given."""
 
 from batchyard.errors import WorkerLost
+from protos.step_pb2 import WorkerDescription
 from tests.scheduler.simulated_worker import VOCAB, SimulatedTransport, SimulatedWorker
 
 POISON = VOCAB - 1  # as the first token of a prompt
@@ -24,6 +25,8 @@ class MortalWorker(SimulatedWorker):
 
     def start_anew(self):
         """As another process, which remembers nothing."""
+        before, self.worker = self.worker, WorkerDescription()
+        self.worker.CopyFrom(before)
         self.worker.epoch += 1000  # no other worker's
         self.slots.clear()
         self.host.clear()
@@ -34,6 +37,13 @@ class MortalWorker(SimulatedWorker):
 
 
 class MortalTransport(SimulatedTransport):
+    step_seconds = 0.0
+
+    async def open(self):
+        stream = await super().open()
+        stream.step_seconds = self.step_seconds
+        return stream
+
     def kill(self):
         """By hand, whatever it is doing."""
         if self.stream and not self.stream.broken:

@@ -104,6 +104,22 @@ async def test_a_drain_can_be_undone():
         assert await lane.drained() == 0
 
 
+async def test_a_drain_that_is_undone_before_its_end_changes_nothing(monkeypatch):
+    monkeypatch.setattr("scheduler.lane._DRAIN_WAIT", 0.02)
+    async with running(SimulatedWorker()) as (scheduler, transports):
+        client = await in_the_middle(scheduler)
+        transports[0].stream.hold()
+        (lane,) = scheduler.lanes
+        await until(lambda: lane.steps_in_flight)
+        lane.drain()
+        lane.resume()
+        over = asyncio.get_running_loop().time() + 0.04
+        await until(lambda: asyncio.get_running_loop().time() > over)
+        transports[0].stream.go_on()
+        await all_exact(client)
+        assert (transports[0].streams, lane.tally.losses) == (1, 0)
+
+
 async def test_a_worker_that_leaves_is_drained():
     async with running(SimulatedWorker(worker_id="a"), SimulatedWorker()) as (scheduler, transports):
         client = await in_the_middle(scheduler)
@@ -205,7 +221,7 @@ async def test_workers_are_found_by_id_or_address():
     workers = [SimulatedWorker(worker_id=name) for name in ("a", "twin", "twin")]
     transports = [SimulatedTransport(worker, f"host-{n}:1") for n, worker in enumerate(workers)]
     scheduler = make_scheduler(*transports, SimulatedTransport(SimulatedWorker(), "never:1"))
-    scheduler.lanes[3]._transport.lost = True
+    scheduler.lanes[3].transport.lost = True
     task = asyncio.create_task(scheduler.run())
     await until(lambda: all(lane.connected for lane in scheduler.lanes[:3]))
     assert scheduler.fleet.find("a") is scheduler.fleet.find("host-0:1") is scheduler.lanes[0]

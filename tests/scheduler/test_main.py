@@ -5,6 +5,8 @@ import signal
 import urllib.request
 from pathlib import Path
 
+import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from batchyard.config import SchedulerSettings
@@ -13,8 +15,10 @@ from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2 import DescribeRequest, DrainRequest, Registration
 from protos.scheduling_pb2_grpc import SchedulerStub
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
+from scheduler.lease import Lease
 from scheduler.main import run
 from scheduler.metrics import serve_metrics
+from scheduler.redis_lease import RedisLease
 from tests.scheduler.helpers import Client, held_lease, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker
 from tests.scheduler.test_core import running, settled
@@ -54,6 +58,49 @@ async def test_health_says_whether_tokens_can_flow_now(tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
         await process
     await workers.stop(0)
+
+
+async def test_a_standby_knows_its_workers_and_leaves_them_alone(tmp_path, redis_server):
+    active, held = RedisLease(redis_server.url, 0.3, nobody), Lease()
+    keeping = asyncio.create_task(active.keep(held))
+    settings = SchedulerSettings(
+        scheduler_listen=f"unix:{tmp_path}/s.sock", redis=redis_server.url, lease_ttl=0.3
+    )
+    workers = RpcServer(f"unix:{tmp_path}/w.sock")
+    service = SimulatedService()
+    workers.add(add_WorkerServicer_to_server, service, "batchyard.internal.v1.Worker")
+    await workers.start()
+    async with asyncio.timeout(20), connect(settings.scheduler_listen) as channel:
+        await held.held()
+        process = asyncio.create_task(run(settings))
+        request = health_pb2.HealthCheckRequest()
+        watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        stub = SchedulerStub(channel)
+        registering = stub.Register()
+        await registering.write(Registration(address=workers.address, worker=service.simulated.worker))
+        await registering.read()
+        state = await stub.Describe(DescribeRequest())
+        assert (state.fence, state.ready, len(state.workers)) == (0, False, 1)
+        assert service.streams == 0
+        with pytest.raises(grpc.aio.AioRpcError, match="it is a standby"):
+            await stub.Drain(DrainRequest(worker="sim"))
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        await active.release()
+        # From NOT_SERVING to SERVING only now.
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert service.streams == 1
+        registering.cancel()
+        watch.cancel()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await process
+    await active.close()
+    await workers.stop(0)
+
+
+async def nobody():
+    return False
 
 
 async def test_a_worker_that_owes_an_answer_for_long_does_not_count(monkeypatch):

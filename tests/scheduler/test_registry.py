@@ -129,6 +129,21 @@ async def test_a_process_that_follows_another_at_its_address_is_connected_withou
         assert here.names == ["a"]
 
 
+async def test_a_worker_that_flaps_is_left_alone_however_often_it_registers(monkeypatch):
+    monkeypatch.setattr("scheduler.breaker.MOST", 1)
+    monkeypatch.setattr("scheduler.breaker.SHORTEST", 0.2)
+    async with place() as here:
+        here.register("a:1")
+        await here.until_connected("a:1")
+        (lane,) = here.scheduler.lanes
+        here.transports["a:1"].stream.break_off()
+        await until(lambda: not lane.connected)
+        lost_at = asyncio.get_running_loop().time()
+        here.registry.register("a:1", here.transports["a:1"].simulated.worker)
+        await here.until_connected("a:1")
+        assert asyncio.get_running_loop().time() - lost_at > 0.19
+
+
 async def test_a_worker_that_moved_replaces_itself():
     async with place() as here:
         here.register("a:1")

@@ -212,6 +212,31 @@ def test_being_taken_over_is_no_loss():
     virtual_time.run(main())
 
 
+def test_a_worker_that_is_drained_during_a_trial_accuses_nobody():
+    async def main():
+        async with cell_of(MortalWorker(fatal_at=30), MortalWorker(fatal_at=30)) as cell:
+            for transport in cell.transports:
+                transport.step_seconds = 0.01
+            cell.ask([POISON, 1], 60)
+            cell.ask([1, 2], 200)
+            suspects = cell.scheduler.suspects
+            await until(lambda: any(map(suspects.sets_apart, cell.scheduler.lanes)))
+            (tried,) = filter(suspects.sets_apart, cell.scheduler.lanes)
+            await until(lambda: tried.steps_in_flight)
+            tried.drain()
+            await tried.drained()  # though its process died over it
+            assert (suspects.failed, sum(lane.tally.losses for lane in cell.scheduler.lanes)) == (
+                0,
+                TRIED_FROM,
+            )
+            tried.resume()
+            await cell.finish()
+            cell.check()
+            assert sum(lane.tally.losses for lane in cell.scheduler.lanes) == TRIED_FROM + 1
+
+    virtual_time.run(main())
+
+
 def test_suspects_that_wait_can_be_cancelled():
     async def main():
         async with cell_of(MortalWorker(fatal_at=3)) as cell:
