@@ -13,6 +13,7 @@ from typing import cast
 
 _HEAD_END, _CHUNKS_END = b"\r\n\r\n", b"0\r\n\r\n"
 _CONNECT_S = 30.0
+_IDLE_S = 2.0  # less than after what a server closes a connection
 
 
 @dataclass(slots=True)
@@ -118,7 +119,7 @@ class Client:
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._idle: list[_Connection] = []
+        self._idle: list[tuple[float, _Connection]] = []  # since when
 
     async def ask(self, name: str, body: bytes) -> Reply:
         """POSTs `body`, JSON, to /v1/completions with `name` as X-Request-Id."""
@@ -132,23 +133,20 @@ class Client:
             connection.close()
             raise
         if connection.usable:
-            self._idle.append(connection)
+            self._idle.append((reply.last, connection))
         return reply
-
-    async def warm(self, count: int) -> None:
-        """Opens so many connections."""
-        opened = [await self._open() for _ in range(count)]
-        self._idle += opened
 
     def close(self) -> None:
         """Closes what is idle."""
-        for connection in self._idle:
+        for _, connection in self._idle:
             connection.close()
 
     async def _connection(self, reply: Reply) -> _Connection | None:
         while self._idle:
-            if (connection := self._idle.pop()).usable:
+            since, connection = self._idle.pop()
+            if connection.usable and time.perf_counter() - since < _IDLE_S:
                 return connection
+            connection.close()
         try:
             return await self._open()
         except (OSError, TimeoutError):
