@@ -103,7 +103,8 @@ class SchedulerLink:
         try:
             return await self._stub.Describe(DescribeRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise SchedulerLost(f"the scheduler does not answer: {error.details()}") from error
+            log.debug("the scheduler does not answer", reason=error.details())
+            raise SchedulerLost("the scheduler does not answer") from error
 
     def _require_stream(self) -> None:
         if not self.connected:
@@ -176,9 +177,10 @@ class SchedulerLink:
         raise SchedulerLost("the scheduler ended the stream")
 
     def _why(self, error: BaseException | None) -> str:
+        """What clients are told. gRPC's own words, with paths and addresses in them, are for the log."""
         reason = str(error.details() if isinstance(error, grpc.aio.AioRpcError) else error)
         foreseen = isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError | BatchyardError)
         log.warning(
             "lost the scheduler", address=self._address, reason=reason, exc_info=None if foreseen else error
         )
-        return reason
+        return reason if isinstance(error, BatchyardError) else "the connection broke"

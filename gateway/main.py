@@ -19,6 +19,7 @@ from batchyard.telemetry import Telemetry
 from batchyard.tls import TlsFiles, api_tls, internal_tls
 from gateway.app import create_app
 from gateway.body import MAX_BODY
+from gateway.garbage import collect_rarely
 from gateway.keys.ring import KeyRing
 from gateway.keys.stores import open_store
 from gateway.late_backend import LateBackend
@@ -71,6 +72,7 @@ async def run(settings: GatewaySettings) -> None:
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
         rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
+        await stack.enter_async_context(_running(collect_rarely(lambda: link.num_live)))
         http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
         await _serve(service, http, rpc, _rpc_server(settings, tls), stop)
 
