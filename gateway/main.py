@@ -1,7 +1,6 @@
 """The gateway process."""
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -87,10 +86,6 @@ async def _serve(
     if rpc:
         rpc.add(add_InferenceServicer_to_server, inference, SERVICE)
         await rpc.start()
-    # What exists now stays. Walking over it again, 0.2 s for all that reading tokenizers imports, would hold
-    # every stream up.
-    gc.collect()
-    gc.freeze()
     http.start()
     log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
     watch = asyncio.create_task(_watch_readiness(service, rpc))
