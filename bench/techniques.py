@@ -179,6 +179,6 @@ TECHNIQUES: Mapping[str, Technique] = {
     ),
     "gc frozen": Technique(
         "collections walk over everything",
-        patches=dict.fromkeys(("gpu_worker.main", "scheduler.main", "gateway.main"), _no_freeze),
+        patches=dict.fromkeys(("gpu_worker.main", "scheduler.main", "gateway.garbage"), _no_freeze),
     ),
 }

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from batchyard.tls import TlsFiles, renewing_server_context
+from gateway.errors import ErrorReply
 
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 _FAREWELL_S = 0.5
@@ -80,6 +81,18 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         if self._ending:
             self._part()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP. In the middle of an answer only cuts it off: its bytes are not ours."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            body = ErrorReply(400, msg, code="invalid_http").body()
+            head = (
+                "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -62,7 +62,8 @@ class Line:
         try:
             return await self._stub.Describe(DescribeRequest(), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            raise SchedulerLost(f"the scheduler does not answer: {error.details()}") from error
+            log.debug("the scheduler does not answer", address=self.address, reason=error.details())
+            raise SchedulerLost("the scheduler does not answer") from error
 
     async def close(self) -> None:
         """Lets go of the scheduler."""

@@ -135,13 +135,13 @@ class SchedulerLink:
         finally:
             log.warning("lost the scheduler", address=line.address, reason=reason, requests=len(self._live))
             if self._active == (line, stream):
-                self._lose(reason, worked=stream.heard or _now() - opened > LASTED_S)
+                self._lose(worked=stream.heard or _now() - opened > LASTED_S)
 
-    def _lose(self, reason: str, *, worked: bool) -> None:
+    def _lose(self, *, worked: bool) -> None:
         self._active = None
         self._open.clear()
         self._away.set()
-        self._why_away = f"lost the scheduler: {reason}"
+        self._why_away = "lost the scheduler"  # the reason is for the log
         # Streams that break at once are no end of the wait: a request that breaks them would wait for ever.
         if worked:
             self._away_since = _now()

@@ -1,7 +1,6 @@
 """The gateway process."""
 
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
@@ -19,6 +18,7 @@ from batchyard.telemetry import Telemetry
 from batchyard.tls import TlsFiles, api_tls, internal_tls
 from gateway.app import create_app
 from gateway.body import MAX_BODY
+from gateway.garbage import collect_rarely
 from gateway.keys.ring import KeyRing
 from gateway.keys.stores import open_store
 from gateway.late_backend import LateBackend
@@ -71,6 +71,7 @@ async def run(settings: GatewaySettings) -> None:
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
         rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
+        await stack.enter_async_context(_running(collect_rarely(lambda: link.num_live)))
         http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
         await _serve(service, http, rpc, _rpc_server(settings, tls), stop)
 
@@ -85,10 +86,6 @@ async def _serve(
     if rpc:
         rpc.add(add_InferenceServicer_to_server, inference, SERVICE)
         await rpc.start()
-    # What exists now stays. Walking over it again, 0.2 s for all that reading tokenizers imports, would hold
-    # every stream up.
-    gc.collect()
-    gc.freeze()
     http.start()
     log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
     watch = asyncio.create_task(_watch_readiness(service, rpc))

@@ -22,6 +22,9 @@ class Shape:
 
 UNBOUNDED = Shape()
 
+_AT_ONCE = 8  # answers of unknown length that a key's tokens per minute are divided among
+_LEAST_DEFAULT = 1024  # tokens: few chats have longer answers
+
 
 def answer_limits(
     prompts: Sequence[tuple[int, ...]],
@@ -48,11 +51,21 @@ def answer_limits(
         given = [asked] * len(prompts)
     else:
         fits = None if per_minute is None else max(1, (per_minute - prompt_tokens) // answers)
-        bounds = [shape.default_max_tokens, shape.max_tokens, tenant.max_tokens, fits]
+        bounds = [_default(tenant, shape), shape.max_tokens, tenant.max_tokens, fits]
         least = min((bound for bound in bounds if bound is not None), default=limits.max_model_len)
         given = [min(least, limits.max_model_len - len(prompt)) for prompt in prompts]
     _check_fits(prompt_tokens, n * sum(given), answers, tenant)
     return given
+
+
+def _default(tenant: Tenant, shape: Shape) -> int | None:
+    """Tokens of an answer whose request does not say.
+
+    They are held until its end: were they all that a key has in a minute, it could have one chat at a time.
+    """
+    if shape.default_max_tokens is not None or tenant.tokens_per_minute is None:
+        return shape.default_max_tokens
+    return max(_LEAST_DEFAULT, tenant.tokens_per_minute // _AT_ONCE)
 
 
 def priority_of(asked: int | None, tenant: Tenant) -> int:

@@ -28,10 +28,10 @@ import numpy.typing as npt
 from batchyard.errors import ProtocolError
 from protos.packing import pack_i32
 from protos.step_pb2 import Moved, NewRow, StepBatch
+from scheduler.advances import Advances
 from scheduler.block_pool import BlockPool
 from scheduler.chunking import prompt_budget
 from scheduler.entrance import Entrance, Room
-from scheduler.fairness import Tenant
 from scheduler.host_pool import HostPool
 from scheduler.move_costs import MoveCosts
 from scheduler.peak import AnswerLengths, PeakMemory
@@ -106,7 +106,7 @@ class Batcher:
         self._calm = calm_chunk_tokens
         self._victims = Victims(rows, budget)
         self._urgency = Urgency(rows.max_rows)
-        self._decoding: dict[Tenant, int] = {}  # rows
+        self._advances = Advances(rows)
         self._prefilling: list[int] = []
         self._freed: list[int] = []  # rows the worker must still be told of
         self._departures: deque[tuple[int, int]] = deque()  # (fence, row)
@@ -135,10 +135,9 @@ class Batcher:
             return None
         batch = StepBatch(step=self.sent + 1)
         decodes = np.flatnonzero(self.rows.decoding)
+        self._advances.step(decodes)
         self.rows.computed[decodes] += 1
         self.rows.known[decodes] += 1
-        for tenant, count in self._decoding.items():
-            tenant.charge(count)
         # Who just lost a row must not be overtaken.
         admitting = len(self._departures) == preemptions
         prompts = prompt_budget(self.budget, len(decodes), self.backlog + waiting.work, self._calm)
@@ -204,7 +203,7 @@ class Batcher:
         while lower and not self._has_room(head, coming=True):
             self._preempt(lower.pop(), Cause.PRIORITY)
         # One a step, whatever is coming: what leaves of its own accord was not enough so far.
-        if self._victims.owe(head, self._decoding) and not self._has_room(head, coming=False):
+        if self._victims.owe(head, self._advances.tenants) and not self._has_room(head, coming=False):
             row = self._victims.for_fairness(head, self.running)
             if row is not None:
                 self._preempt(row, Cause.FAIRNESS)
@@ -225,7 +224,7 @@ class Batcher:
             self._prefilling.remove(row)
             rows.known[row] += 1
             rows.decoding[row] = True
-            self._decoding[request.tenant] = self._decoding.get(request.tenant, 0) + 1
+            self._advances.begins_to_decode(row)
         # In step order its blocks are full before anything sent later can read them.
         self.sharing.register_full([row], self.sent + 1)
         return row, length
@@ -263,7 +262,7 @@ class Batcher:
             request.tenant.charge(min(from_host, worth))
         row = self.rows.take(request, blocks, computed)
         request.row = row
-        request.tenant.took_row()
+        self._advances.took(row)
         self._urgency.began(request.priority, batch.step)
         self._prefilling.append(row)
         self._admissions.admitted(request, computed, room.looked_ns)
@@ -307,13 +306,10 @@ class Batcher:
 
     def _stop(self, row: int) -> None:
         request = self._request(row)
-        request.tenant.left_row()
+        self._advances.left(row)
         request.paid = max(request.paid, int(self.rows.computed[row]))
         if self.rows.decoding[row]:
             self.rows.decoding[row] = False
-            self._decoding[request.tenant] -= 1
-            if not self._decoding[request.tenant]:
-                del self._decoding[request.tenant]
         else:
             self._prefilling.remove(row)
 

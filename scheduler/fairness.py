@@ -6,9 +6,9 @@ tokens computed for it, divided by its weight; whoever waits and has the least g
     charge        1 for every token computed, of prompts and of answers, when its step is composed. A token
                   found in the device's cache costs nothing, one loaded from host memory what loading it takes
                   (`MoveCosts.tokens_worth`), one computed again after its row was lost nothing more
-    lookahead     LOOKAHEAD tokens are charged when a row is taken and credited when it is left. Rows are
-                  held for long: without it a tenant that is behind would be given rows until it has caught
-                  up, and would keep far too many of them for as long as its answers last
+    lookahead     what a row takes in its first LOOKAHEAD steps is charged when it is taken (`Advances`).
+                  Rows are held for long: without it a tenant that is behind would be given rows until it has
+                  caught up, and would keep far too many of them for as long as its answers last
     house         the scheduler's own requests go before all others of their priority, and nobody pays
     lift          a tenant that has nothing waiting, and comes back, starts no lower than the least counter of
                   those that wait: nobody saves up what he did not use
@@ -21,7 +21,7 @@ import heapq
 import math
 from dataclasses import dataclass
 
-LOOKAHEAD = 64.0  # tokens that each row of a tenant counts in advance
+LOOKAHEAD = 64  # tokens that each row of a tenant counts in advance, at most
 _SWEEP = 64  # tenants known before the first look for ones to forget
 
 
@@ -38,12 +38,13 @@ class Tenant:
     credit: float = 0.0
     waiting: int = 0  # requests in a queue
     rows: int = 0  # requests in rows
+    advance: int = 0  # tokens that these count in advance
     entry: int = 0  # its valid one in the heap of those that wait
 
     @property
     def served(self) -> float:
         """Tokens computed for it, by weight: its counter without what was charged in advance."""
-        return self.counter - (self.credit + LOOKAHEAD * self.rows) / self.weight
+        return self.counter - (self.credit + self.advance) / self.weight
 
     def charge(self, tokens: float) -> None:
         """So many tokens are computed for it."""
@@ -51,15 +52,21 @@ class Tenant:
         self.credit -= used
         self.counter += (tokens - used) / self.weight
 
-    def took_row(self) -> None:
-        """One of its requests runs."""
+    def took_row(self, advance: int) -> None:
+        """One of its requests runs, and counts so many tokens in advance."""
         self.rows += 1
-        self.charge(LOOKAHEAD)
+        self.advance += advance
+        self.charge(advance)
 
-    def left_row(self) -> None:
-        """One of its requests runs no more."""
+    def used_advance(self, tokens: int) -> None:
+        """So many tokens that were counted in advance are computed for it."""
+        self.advance -= tokens
+
+    def left_row(self, advance: int) -> None:
+        """One of its requests runs no more, and has so much of its advance left."""
         self.rows -= 1
-        self.credit += LOOKAHEAD
+        self.advance -= advance
+        self.credit += advance
 
 
 class Tenants:

@@ -14,7 +14,7 @@ from scheduler.fairness import Tenant
 from scheduler.request import Request
 from scheduler.rows import Rows
 
-_STEPS_BEHIND = 32  # in which every row of a worker decodes
+_STEPS_BEHIND = 8  # in which every row of a worker decodes
 
 
 class Cause(StrEnum):

@@ -38,6 +38,7 @@ class Warming:
         self._numbers = itertools.count()
         self._given: dict[Lane, tuple[int, int]] = {}  # on which stream, and how many
         self._asked: dict[int, Lane] = {}  # by the request's id
+        self._blocks: set[bytes] = set()  # digests of full ones, of all prompts
 
     def add(self, prompts: Iterable[WarmPrompt]) -> None:
         """Notes prompts; `give` does the rest. What was noted already is not noted twice."""
@@ -72,6 +73,7 @@ class Warming:
                 given = 0
             for submit in itertools.islice(self._prompts.values(), given, None):
                 self._ask(lane, submit)
+            self._check_size(lane)
             self._given[lane] = lane.tally.streams, len(self._prompts)
 
     def forget(self, lane: Lane) -> None:
@@ -115,3 +117,12 @@ class Warming:
         self._session.requests[number] = request
         self._asked[number] = lane
         lane.give(request, lane.load_for(request))
+        self._blocks.update(request.digests)
+
+    def _check_size(self, lane: Lane) -> None:
+        """Says so where they are too many: each pushes an older one out, and warming up is for nothing."""
+        if lane.worker is None or not self._blocks:
+            return
+        blocks, room = len(self._blocks), lane.worker.num_blocks + lane.worker.num_host_blocks
+        if blocks > room:
+            log.warning("warm_prompts_exceed_cache", worker=lane.worker.worker_id, blocks=blocks, room=room)

@@ -58,35 +58,38 @@ class Asked:
 
 
 class Witness(SimulatedWorker):
-    """Counts tokens really computed, by tenant: who has which row is in the request's id."""
+    """Counts tokens served, by tenant: those computed, but not those computed again for a paused row."""
 
     def __init__(self, num_blocks: int, max_rows: int = 256, budget: int = 8192) -> None:
         super().__init__("worker", num_blocks, max_rows, budget)
         self.served: dict[str, dict[int, int]] = {}  # tenant: bucket: tokens
-        self._tenants = [""] * max_rows
+        self._requests = [-1] * max_rows  # in the rows
+        self._tenants: dict[int, str] = {}  # by request
+        self._reached: dict[int, int] = {}  # by request: tokens computed at most, or found
 
     def execute(self, batch: StepBatch) -> tuple[StepResult, float]:
         """As the worker does."""
         for new in batch.new_rows:
-            self._tenants[new.row] = new.request_id
-        decoding = self._decoding.copy()
-        decoding[unpack_i32(batch.freed_rows)] = False
-        for row in np.flatnonzero(decoding).tolist():
-            self._count(row, 1)
-        rows, lengths = unpack_i32(batch.chunk_rows).tolist(), unpack_i32(batch.chunk_lens).tolist()
-        for row, length in zip(rows, lengths, strict=True):
-            self._count(row, length)
-        return super().execute(batch)
+            number, _, tenant = new.request_id.partition(" ")
+            request = self._requests[new.row] = int(number)
+            self._tenants[request] = tenant
+            self._reached[request] = max(self._reached.get(request, 0), new.computed)
+        result = super().execute(batch)
+        computing = [*np.flatnonzero(self._decoding).tolist(), *unpack_i32(batch.chunk_rows).tolist()]
+        for row in set(computing):
+            self._count(self._requests[row], int(self._computed[row]))
+        return result
 
     def between(self, tenant: str, start: float, end: float) -> int:
         """Tokens computed for `tenant`, to half a second."""
         buckets = range(round(start / BUCKET), round(end / BUCKET))
         return sum(self.served.get(tenant, {}).get(bucket, 0) for bucket in buckets)
 
-    def _count(self, row: int, tokens: int) -> None:
+    def _count(self, request: int, computed: int) -> None:
         bucket = int(asyncio.get_running_loop().time() / BUCKET)
-        served = self.served.setdefault(self._tenants[row], {})
-        served[bucket] = served.get(bucket, 0) + tokens
+        served = self.served.setdefault(self._tenants[request], {})
+        served[bucket] = served.get(bucket, 0) + max(0, computed - self._reached[request])
+        self._reached[request] = max(computed, self._reached[request])
 
 
 class Crowd:
@@ -108,7 +111,7 @@ class Crowd:
         spread = min(4.0, self._chance.expovariate(1.0)) if kind.varied else 1.0
         submit = Submit(
             id=len(self.asked) - 1,
-            request_id=kind.tenant,
+            request_id=f"{len(self.asked) - 1} {kind.tenant}",
             tokens=pack_i32(tokens),
             prompt_len=kind.prompt,
             max_tokens=max(1, round(spread * kind.output)),

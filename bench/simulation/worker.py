@@ -20,9 +20,15 @@ class SimulatedWorker:
     """Rows as counts of tokens, and a clock. What it samples differs from everything sampled before."""
 
     def __init__(
-        self, name: str, num_blocks: int, max_rows: int = 256, budget: int = 8192, num_host_blocks: int = 0
+        self,
+        name: str,
+        num_blocks: int,
+        max_rows: int = 256,
+        budget: int = 8192,
+        num_host_blocks: int = 0,
+        vocab: int = VOCAB,
     ) -> None:
-        """`budget` is the most tokens in a step."""
+        """`budget` is the most tokens in a step. Answers are of the upper half of `vocab`."""
         self.description = WorkerDescription(
             worker_id=name,
             epoch=next(_epochs),
@@ -32,7 +38,7 @@ class SimulatedWorker:
             max_rows=max_rows,
             max_model_len=min(131_072, 16 * num_blocks),
             max_batched_tokens=budget,
-            vocab_size=VOCAB,
+            vocab_size=vocab,
             device="simulated",
             block_generations=pack_u32(np.zeros(num_blocks, np.uint32)),
             num_host_blocks=num_host_blocks,
@@ -43,6 +49,7 @@ class SimulatedWorker:
         self._known = np.zeros(max_rows, np.int64)
         self._decoding = np.zeros(max_rows, np.bool_)
         self._sampled = 0
+        self._vocab = vocab
 
     def execute(self, batch: StepBatch) -> tuple[StepResult, float]:
         """The answer to a step, and the seconds it takes."""
@@ -74,7 +81,7 @@ class SimulatedWorker:
     def _fresh(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Tokens of no prompt, so that no answer is ever found again: a trace does not tell them."""
         self._sampled += count
-        return VOCAB - 1 - (np.arange(self._sampled - count, self._sampled) % (VOCAB // 2))
+        return self._vocab - 1 - (np.arange(self._sampled - count, self._sampled) % (self._vocab // 2))
 
     def reset(self) -> None:
         """All rows are free."""

@@ -106,13 +106,14 @@ def quota_of(tenant: Tenant) -> Quota:
 def rate_limit_headers(quota: Quota, standing: Standing) -> dict[str, str]:
     """How the key stands, as OpenAI says it: https://platform.openai.com/docs/guides/rate-limits"""
     headers = {}
-    for what, limit, counted, reset_ms in (
-        ("requests", quota.requests, standing.requests, standing.reset_requests_ms),
-        ("tokens", quota.tokens, standing.tokens, standing.reset_tokens_ms),
+    share = quota.share(standing.parts)
+    for what, limit, here, counted, reset_ms in (
+        ("requests", quota.requests, share.requests, standing.requests, standing.reset_requests_ms),
+        ("tokens", quota.tokens, share.tokens, standing.tokens, standing.reset_tokens_ms),
     ):
-        if limit is not None:
+        if limit is not None and here is not None:
             headers[f"x-ratelimit-limit-{what}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{what}"] = str(max(0, limit - counted))
+            headers[f"x-ratelimit-remaining-{what}"] = str(max(0, here - counted))
             headers[f"x-ratelimit-reset-{what}"] = duration(reset_ms)
     return headers
 
@@ -126,13 +127,15 @@ def duration(ms: int) -> str:
 
 
 def _refusal(name: str, quota: Quota, standing: Standing, ask: Ask) -> RateLimited:
-    limit, used, wanted = {
-        "requests": (quota.requests, standing.requests, 1),
-        "tokens": (quota.tokens, standing.tokens, ask.tokens),
-    }.get(standing.cause, (quota.running, standing.running, ask.running))
+    share = quota.share(standing.parts)
+    limit, here, used, wanted = {
+        "requests": (quota.requests, share.requests, standing.requests, 1),
+        "tokens": (quota.tokens, share.tokens, standing.tokens, ask.tokens),
+    }.get(standing.cause, (quota.running, share.running, standing.running, ask.running))
+    part = f" (of {limit}, which gateways share equally for now)" if here != limit else ""
     return RateLimited(
-        f"Rate limit reached for key {name!r} on {_COUNTED[standing.cause]}: Limit {limit}, Used {used}, "
-        f"Requested {wanted}. Please try again in {duration(standing.retry_ms)}.",
+        f"Rate limit reached for key {name!r} on {_COUNTED[standing.cause]}: Limit {here}{part}, "
+        f"Used {used}, Requested {wanted}. Please try again in {duration(standing.retry_ms)}.",
         standing.retry_ms / 1000,
         "tokens" if standing.cause == "tokens" else "requests",
     )

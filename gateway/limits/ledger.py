@@ -85,6 +85,7 @@ class Standing:
     retry_ms: int  # until that limit lets the request begin, if nothing else does meanwhile
     reset_tokens_ms: int  # until nothing counts as used or held any more, if nothing begins meanwhile
     reset_requests_ms: int
+    parts: int = 1  # equal shares into which the limits are divided: this is about one of them
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from gateway.limits.ledger import Ask, Change, Ledger, Quota, Standing
@@ -37,7 +38,8 @@ class LocalLimiter:
 
     def decide(self, name: str, quota: Quota, ask: Ask) -> Standing:
         """The same, at once."""
-        return self._ledger(name).apply(self._clock(), quota.share(self._gateways), Change(), ask)
+        standing = self._ledger(name).apply(self._clock(), quota.share(self._gateways), Change(), ask)
+        return replace(standing, parts=self._gateways)
 
     def tell(self, name: str, change: Change) -> None:
         self._ledger(name).apply(self._clock(), Quota(), change)

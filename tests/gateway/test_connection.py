@@ -106,3 +106,23 @@ async def test_a_client_that_reads_slowly_is_served():
             assert await reader.read(512 * 1024)
             await asyncio.sleep(0.005)
         assert flood.running
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"NONSENSE\r\n\r\n", b"\x16\x03\x01\x02\x00", HEAD + b"Content-Length: x\r\n\r\n"]
+)
+async def test_what_is_no_http_is_answered_as_every_error(nonsense):
+    async with connected(timeout_s=DEADLINE_S) as (reader, writer):
+        writer.write(nonsense)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"content-length: %d" % len(body) in head
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+async def test_nonsense_amid_an_answer_cuts_it_off_and_adds_nothing():
+    async with connected(FakeGenerator(hangs_after=1), timeout_s=DEADLINE_S) as (reader, writer):
+        writer.write(WHOLE)
+        await reader.readuntil(b"data: ")
+        writer.write(b"NONSENSE\r\n\r\n")
+        assert b"HTTP/1.1 400" not in await reader.read()

@@ -40,6 +40,21 @@ def test_what_is_left_open_is_the_least_that_bounds_it(tenant, shape, limits):
 
 
 @pytest.mark.parametrize(
+    ("per_minute", "shape", "limit"),
+    [
+        (40_000, UNBOUNDED, 5000),  # an eighth
+        (4000, UNBOUNDED, 1024),
+        (700, UNBOUNDED, 690),
+        (40_000, Shape(default_max_tokens=20_000), 20_000),
+    ],
+)
+def test_a_chat_that_does_not_say_leaves_room_for_others(per_minute, shape, limit):
+    tenant, limits = Tenant(tokens_per_minute=per_minute), Limits(max_model_len=100_000, vocab_size=10)
+    prompt = (1,) * 10
+    assert answer_limits([prompt], 1, None, tenant=tenant, shape=shape, limits=limits) == [limit]
+
+
+@pytest.mark.parametrize(
     ("asked", "param", "code", "said"),
     [
         ({"lengths": (0,)}, "prompt", "invalid_value", "empty"),

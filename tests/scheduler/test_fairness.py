@@ -19,13 +19,15 @@ def test_weights_divide_what_is_charged():
 
 def test_a_row_counts_in_advance_and_not_twice():
     tenant = Tenants().arriving("a", 1.0)
-    tenant.took_row()
+    tenant.took_row(60)
     tenant.charge(10)
-    assert (tenant.counter, tenant.served) == (LOOKAHEAD + 10, 10)
-    tenant.left_row()
-    assert tenant.served == 10
-    tenant.charge(LOOKAHEAD)
-    assert tenant.counter == tenant.served == LOOKAHEAD + 10
+    assert (tenant.counter, tenant.served) == (70, 10)
+    tenant.used_advance(20)
+    assert (tenant.counter, tenant.served) == (70, 30)
+    tenant.left_row(40)
+    assert tenant.served == 30
+    tenant.charge(40)
+    assert tenant.counter == tenant.served == 70
 
 
 def test_who_comes_back_has_saved_nothing():

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import structlog
+
 from protos.packing import pack_i32
 from protos.scheduling_pb2 import WarmPrompt
 from scheduler.preemption import Cause
@@ -119,3 +121,18 @@ async def test_a_prompt_that_never_fits_is_left_out():
         scheduler.warm([warm_prompt([1] * 30), warm_prompt([1] * 20)])
         await ready(scheduler)
         assert await ask(Client(scheduler), 1, [1] * 20) == 16
+
+
+async def test_more_than_the_cache_holds_is_said():
+    scheduler = make_scheduler(SimulatedTransport(SimulatedWorker(num_blocks=8, block_size=4)))
+    # The second shares all but one of its blocks with the first.
+    scheduler.warm([warm_prompt(), warm_prompt([*PROMPT[:16], 9, 9, 9, 9])])
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(scheduler.run())
+        await ready(scheduler)
+        assert not [log for log in logs if log["event"] == "warm_prompts_exceed_cache"]
+        scheduler.warm([warm_prompt([7] * 12)])
+        await ready(scheduler)
+    [warning] = [log for log in logs if log["event"] == "warm_prompts_exceed_cache"]
+    assert (warning["blocks"], warning["room"]) == (9, 8)
+    task.cancel()

@@ -57,13 +57,13 @@ class Site:
 @pytest.fixture
 def site(tmp_path):
     @asynccontextmanager
-    async def opened(generator=None, **limits):
+    async def opened(generator=None, gateways=1, **limits):
         store = FileKeys(tmp_path / "keys.json")
         await store.add(record_for("secret", NOW, "alice", **limits))
         ring = KeyRing(store)
         await ring.read()
         generator, clock, metrics = generator or FakeGenerator(), Clock(), Metrics()
-        limiter = LocalLimiter(clock=clock)
+        limiter = LocalLimiter(gateways, clock=clock)
         app = make_app(generator, keys=ring, limiter=limiter, metrics=metrics)
         async with (
             on_a_port(app) as url,
@@ -212,6 +212,16 @@ async def test_what_can_never_fit_is_told_at_once(site):
             await alice.ask(max_tokens=11)
         assert caught.value.code == "tokens_exceed_limit"
         await alice.ask(max_tokens=10)  # the one before did not count
+
+
+async def test_a_share_is_called_one(site):
+    async with site(tokens_per_minute=100, gateways=4) as alice:
+        reply = await alice.ask()
+        assert reply.headers["x-ratelimit-limit-tokens"] == "100"
+        assert reply.headers["x-ratelimit-remaining-tokens"] == "11"
+        error = await refused(alice.ask())
+        told = "Limit 25 (of 100, which gateways share equally for now), Used 14, Requested 14"
+        assert told in error.message
 
 
 async def test_a_chat_that_does_not_say_gets_what_the_minute_allows(site):
