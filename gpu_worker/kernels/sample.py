@@ -67,13 +67,17 @@ def scan_kernel(
 
 
 @triton.jit
-def _put(token, best, row, out, table, places):
-    """`token` is what the row gets, unless its best rank says that logits are no numbers."""
-    is_nan = best == NAN_RANK
-    tl.store(out + row, tl.where(is_nan, -1, token).to(tl.int64))
+def _best_token(best, VOCAB: tl.constexpr):
+    """The token of the best rank, -1 if that says that logits are no numbers."""
+    return tl.where(best == NAN_RANK, -1, token_of(best, VOCAB))
+
+
+@triton.jit
+def _put(token, row, out, table, places):
+    tl.store(out + row, token.to(tl.int64))
     if table is not None:
         # Steps that are on their way already look it up, so it must be a token.
-        tl.store(table + tl.load(places + row), tl.where(is_nan, 0, token))
+        tl.store(table + tl.load(places + row), tl.maximum(token, 0))
 
 
 @triton.jit
@@ -90,8 +94,7 @@ def choose_kernel(
     row = tl.program_id(0).to(tl.int64)
     segments = tl.arange(0, ALL_SEGMENTS)
     found = tl.load(ranks + row * SEGMENTS + segments, mask=segments < SEGMENTS, other=NO_RANK)
-    best = tl.max(found, axis=0)
-    _put(token_of(best, VOCAB), best, row, out, table, places)
+    _put(_best_token(tl.max(found, axis=0), VOCAB), row, out, table, places)
 
 
 @triton.jit
@@ -151,10 +154,9 @@ def choose_filtered_kernel(
     segments = tl.arange(0, ALL_SEGMENTS)
     there = segments < SEGMENTS
     found = tl.load(ranks + row * SEGMENTS + segments, mask=there, other=NO_RANK)
-    best = tl.max(found, axis=0)
-    token = token_of(best, VOCAB)
+    token = _best_token(tl.max(found, axis=0), VOCAB)
     log_min_p, top_k, top_p = tl.load(log_min_ps + row), tl.load(top_ks + row), tl.load(top_ps + row)
-    if has_filters(log_min_p, top_k, top_p) & (best != NAN_RANK):
+    if has_filters(log_min_p, top_k, top_p) & (token >= 0):
         temperature = tl.load(temperatures + row)
         logits += row * VOCAB
         x_t = load_x(logits, temperature, token, VOCAB)
@@ -179,7 +181,7 @@ def choose_filtered_kernel(
                 token = redraw(
                     logits, temperature, key, found, peak, top, x_t, least, top_k, top_p, kept, VOCAB
                 )
-    _put(token, best, row, out, table, places)
+    _put(token, row, out, table, places)
 
 
 def launch_sizes(vocab: int) -> tuple[dict[str, int], dict[str, int]]:

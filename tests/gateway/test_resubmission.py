@@ -183,7 +183,7 @@ async def test_no_scheduler_comes_in_time(tmp_path: Path) -> None:
         assert (await anext(subscription)).token_ids == [5]
         scheduler.active.clear()
         scheduler.hang_up()
-        with pytest.raises(SchedulerLost, match="ended the stream"):
+        with pytest.raises(SchedulerLost, match="lost the scheduler"):
             await anext(subscription)
         with pytest.raises(SchedulerLost):
             await anext(link.submit(request()))

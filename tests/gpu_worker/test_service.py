@@ -44,6 +44,12 @@ class Worker:
             while self.runner.rows.num_active:
                 await asyncio.sleep(0)
 
+    async def until_observed(self, name, value):
+        """Observers hear of a step after its answer has left."""
+        async with asyncio.timeout(DEADLINE):
+            while self.metric(name) != value:
+                await asyncio.sleep(0)
+
     def metric(self, name):
         return self.metrics.registry.get_sample_value(name)
 
@@ -175,7 +181,7 @@ async def test_rows_are_freed_when_the_scheduler_goes_away(stub, worker):
     await steps.write(batch(1, [new_row(0, [1, 2], [0])], chunks=[(0, 2)]))
     await steps.read()
     assert worker.runner.rows.num_active == 1
-    assert worker.metric("batchyard_worker_rows") == 1
+    await worker.until_observed("batchyard_worker_rows", 1)
     assert worker.metric("batchyard_worker_held_blocks") == 1
     steps.cancel()
     await worker.until_free()
