@@ -129,11 +129,14 @@ class SchedulerLink:
         self._open.set()
         self._away.clear()
         log.info("connected to the scheduler", address=line.address, fence=fence, requests=len(self._live))
-        opened, reason = _now(), "the gateway is closing"
+        opened, reason = _now(), ""
         try:
             reason = await stream.run()
         finally:
-            log.warning("lost the scheduler", address=line.address, reason=reason, requests=len(self._live))
+            if reason:  # else this gateway is closing
+                log.warning(
+                    "lost the scheduler", address=line.address, reason=reason, requests=len(self._live)
+                )
             if self._active == (line, stream):
                 self._lose(worked=stream.heard or _now() - opened > LASTED_S)
 

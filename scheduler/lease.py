@@ -52,10 +52,11 @@ class Lease:
             log.info("lease_held", fence=fence)
             self._change(fence)
 
-    def drop(self, reason: str) -> None:
+    def drop(self, reason: str, *, foreseen: bool = False) -> None:
         """This scheduler is a standby from now on."""
         if self._fence:
-            log.warning("lease_lost", fence=self._fence, reason=reason)
+            say = log.info if foreseen else log.warning
+            say("lease_lost", fence=self._fence, reason=reason)
             self._change(0)
 
     async def challenged(self, timeout_s: float | None = None) -> int:

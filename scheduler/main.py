@@ -63,7 +63,7 @@ async def run(settings: SchedulerSettings) -> None:
     ]
     await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     await _end(tasks)
-    lease.drop("the scheduler is ending")  # gateways leave, for whoever is next
+    lease.drop("the scheduler is ending", foreseen=True)  # gateways leave, for whoever is next
     if keeper:
         await keeper.release()
         await keeper.close()
