@@ -131,7 +131,7 @@ def test_the_process_gets_none_of_our_secrets(monkeypatch):
     before = children()
     chats = ChatTemplate()
     chats.start()
-    (child,) = children() - before
+    (child,) = newcomers(before)
     assert b"sesame" not in (child / "environ").read_bytes()
     chats.close()
     assert children() == before
@@ -200,6 +200,14 @@ def test_a_process_that_was_killed_is_started_again(chats):
     for child in children():
         os.kill(int(child.name), signal.SIGKILL)
     assert render(chats, "{{ messages[0].content }}") == "How now?"
+
+
+def newcomers(before: set[Path]) -> set[Path]:
+    """Who is there and was not before. A process that has just begun has no command line yet."""
+    deadline = time.monotonic() + 10
+    while not (new := children() - before):
+        assert time.monotonic() < deadline
+    return new
 
 
 def children() -> set[Path]:
