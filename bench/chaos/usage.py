@@ -1,7 +1,7 @@
 """What processes hold: memory, file descriptors, threads, asyncio tasks."""
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +42,31 @@ async def usage(cluster: Cluster) -> dict[str, Usage]:
 
 
 def growth(before: Mapping[str, Usage], after: Mapping[str, Usage]) -> Iterator[str]:
-    """What is not flat, in words."""
+    """What is not flat, in words.
+
+    A process may hold what any of its kind held: a standby takes over, and a worker gets another's streams.
+    """
     for name, now in after.items():
-        was = before[name]
+        was = _most(usage for other, usage in before.items() if _kind(other) == _kind(name))
         if now.memory_mib > was.memory_mib * (1 + _GROWTH) + _GROWN_MIB:
             yield f"{name}: {was.memory_mib:.0f} MiB have become {now.memory_mib:.0f}"
         counts = (was.descriptors, was.threads, was.tasks), (now.descriptors, now.threads, now.tasks)
         if any(later > earlier + _MORE for earlier, later in zip(*counts, strict=True)):
             yield f"{name}: {was} have become {now}"
+
+
+def _kind(name: str) -> str:
+    return name.split("-")[0]
+
+
+def _most(usages: Iterable[Usage]) -> Usage:
+    found = list(usages)
+    return Usage(
+        max(usage.memory_mib for usage in found),
+        max(usage.descriptors for usage in found),
+        max(usage.threads for usage in found),
+        max(usage.tasks for usage in found),
+    )
 
 
 def _of(pid: int, tasks_file: Path) -> Usage:

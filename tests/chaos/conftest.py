@@ -29,4 +29,4 @@ async def script(cluster) -> Script:
 def words_of_the_processes(cluster, capsys):
     """What they printed last, where a test fails."""
     yield
-    print(cluster.log()[-8000:])
+    print(cluster.log()[-3000:])

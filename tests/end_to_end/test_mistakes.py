@@ -20,7 +20,8 @@ def batchyard(*arguments, **env):
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, **env},
+        # Nothing here is to meet a worker that somebody runs on the usual port.
+        env={**os.environ, "BATCHYARD_LISTEN": f"127.0.0.1:{free_port()}", **env},
         check=False,
     )
 

@@ -23,3 +23,10 @@ def test_growth_is_more_than_what_comes_and_goes(after, flat):
     found = list(growth({"scheduler": BEFORE}, {"scheduler": after}))
     assert (found == []) == flat
     assert all(words.startswith("scheduler: ") for words in found)
+
+
+def test_a_standby_that_took_over_may_hold_what_the_one_before_it_held():
+    standby = Usage(memory_mib=120, descriptors=9, threads=6, tasks=5)
+    before = {"scheduler-0": BEFORE, "scheduler-1": standby}
+    assert list(growth(before, {"scheduler-0": standby, "scheduler-1": BEFORE})) == []
+    assert list(growth(before, {"scheduler-1": Usage(300, 20, 10, 40)})) != []
