@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +71,9 @@ async def measure(options: Options, settings: WorkerSettings) -> Rates:
         # Nobody's, or a scheduler that happens to run here would step it too.
         nobody = (f"unix:{folder}/scheduler.sock",)
         ours = settings.model_copy(update={"listen": near, "scheduler_address": nobody})
-        with _worker(ours), _proxy(far, near, options.delay_ms):
-            await _serving(near)
-            await _serving(far)
+        with _worker(ours) as worker, _proxy(far, near, options.delay_ms) as proxy:
+            await _serving(near, worker)
+            await _serving(far, proxy)
             transports = {SOCKET: GrpcTransport(near, Lease()), DELAYED: GrpcTransport(far, Lease())}
             await _measure(transports, options, rates)
     async with worker_in_process(settings) as transport:
@@ -81,7 +81,7 @@ async def measure(options: Options, settings: WorkerSettings) -> Rates:
     return rates
 
 
-async def _measure(transports: dict[str, Transport], options: Options, rates: Rates) -> None:
+async def _measure(transports: Mapping[str, Transport], options: Options, rates: Rates) -> None:
     # As the scheduler and the worker do when they are ready.
     gc.collect()
     gc.freeze()
@@ -110,26 +110,26 @@ def table(rates: Rates, delay_ms: float) -> Iterator[str]:
 
 
 @contextmanager
-def _worker(settings: WorkerSettings) -> Iterator[None]:
-    with _process([sys.executable, "-P", "-m", "batchyard.lifeline", "worker"], to_env(settings)):
-        yield
+def _worker(settings: WorkerSettings) -> Iterator[subprocess.Popen[bytes]]:
+    with _process([sys.executable, "-P", "-m", "batchyard.lifeline", "worker"], to_env(settings)) as worker:
+        yield worker
 
 
 @contextmanager
-def _proxy(listen: str, to: str, delay_ms: float) -> Iterator[None]:
+def _proxy(listen: str, to: str, delay_ms: float) -> Iterator[subprocess.Popen[bytes]]:
     flags = ["--listen", listen, "--to", to, "--delay-ms", str(delay_ms), "--end-with-parent"]
-    with _process([sys.executable, "-P", "-m", "bench.delay_proxy", *flags], {}):
-        yield
+    with _process([sys.executable, "-P", "-m", "bench.delay_proxy", *flags], {}) as proxy:
+        yield proxy
 
 
 @contextmanager
-def _process(command: Sequence[str], environ: dict[str, str]) -> Iterator[None]:
+def _process(command: Sequence[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Ends when its standard input does, so it cannot outlive us. What it prints is standard error's."""
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=sys.stderr, env=environment(environ), start_new_session=True
     )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -139,10 +139,12 @@ def _process(command: Sequence[str], environ: dict[str, str]) -> Iterator[None]:
             process.wait()
 
 
-async def _serving(address: str) -> None:
-    """Waits until the worker at `address` is ready. Raises TimeoutError."""
+async def _serving(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Until the worker is ready at `address`, where `process` serves. Raises RuntimeError, TimeoutError."""
     async with asyncio.timeout(_READY_S):
         while await grpc_problem(address):
+            if process.poll() is not None:
+                raise RuntimeError(f"{address} ended with {process.returncode}; its last words are above")
             await asyncio.sleep(0.1)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.chaos.cluster import GATEWAYS, SCHEDULERS, WORKERS, Cluster, Layout
 from bench.chaos.crowd import Crowd
 from bench.chaos.memory import kill_for_memory
+from bench.chaos.poison import Poison
 from bench.chaos.wire import CALM, CUT, Weather
 
 Act = Callable[[Cluster], Awaitable[None]]
@@ -57,6 +58,7 @@ def answer_faults() -> list[Fault]:
         Fault("a worker is 10 times slower for 4 s", _order("slow"), _order(""), hold_s=4),
         Fault("a worker's device is out of memory, for 2 s", _order("no-memory"), _order(""), hold_s=2),
         *(Fault(name, _order(order), _order(""), hold_s=2) for order, name in rubbish.items()),
+        Fault("a request that kills its workers", Poison().swallow, _nothing),
     ]
 
 

@@ -10,9 +10,12 @@ Without the file it is the worker as it is. The file has one of these words:
     no-memory     the device has no memory for a step
     stall         blocks do not move between the KV cache and host memory
     eat           memory is taken until there is no more
+
+Whatever the orders are, a prompt that begins with POISON kills the worker.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +25,13 @@ import numpy as np
 import torch
 
 from protos.packing import pack_i32, unpack_i32
-from protos.step_pb2 import StepResult
+from protos.step_pb2 import StepBatch, StepResult
+
+POISON = (3, 1, 4, 1, 5, 9, 2, 6)  # tokens; no question begins so
 
 _SLOWER = 10
 _MOUTHFUL = 16 << 20  # bytes
+_POISON = pack_i32(POISON)
 
 
 class Orders:
@@ -64,13 +70,15 @@ def _obey_in_steps(runner: Any, orders: Orders) -> None:
     execute, logits = runner.execute, runner.model.logits
     eaten: list[bytearray] = []
 
-    def obeying_execute(*arguments: Any) -> Any:
+    def obeying_execute(batch: StepBatch, arrived_ns: int) -> Any:
         order, began = orders.now, time.perf_counter()
+        if any(row.tokens.startswith(_POISON) for row in batch.new_rows):
+            os.kill(os.getpid(), signal.SIGKILL)
         while order == "eat":
             eaten.append(bytearray(os.urandom(1) * _MOUTHFUL))
         if order == "no-memory":
             raise torch.OutOfMemoryError("as ordered")
-        launched = execute(*arguments)
+        launched = execute(batch, arrived_ns)
         if order == "slow":
             time.sleep((_SLOWER - 1) * (time.perf_counter() - began))
         return _Spoilt(launched, _SPOILERS[order]) if order in _SPOILERS else launched

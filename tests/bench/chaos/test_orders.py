@@ -9,7 +9,7 @@ import torch
 from bench.chaos.orders import Orders, meddle
 from gpu_worker import main
 from protos.packing import pack_i32, unpack_i32
-from protos.step_pb2 import StepResult
+from protos.step_pb2 import StepBatch, StepResult
 
 STEP_S = 0.005
 
@@ -39,7 +39,7 @@ def runner(orders):
 
 
 def answer(runner):
-    launched = runner.execute(None, 0)
+    launched = runner.execute(StepBatch(), 0)
     assert launched.load == "its load"
     result, _ = launched.result()
     return result.step, unpack_i32(result.rows).tolist(), unpack_i32(result.tokens).tolist()
