@@ -14,6 +14,7 @@ from protos.inference_pb2 import GenerateRequest, TokenIds
 from protos.inference_pb2_grpc import InferenceStub
 
 _TIMEOUT_S = 120.0
+_FULL_S = 90.0
 _LOOK_S = 0.2  # between looks for workers that have died
 _BLAMED = "workers were lost at the same place of this request"
 _MOST_DEATHS = 3  # the last one while it ran alone
@@ -29,17 +30,21 @@ class Poison:
         )
 
     async def swallow(self, cluster: Cluster) -> None:
-        """Returns when the request has failed. Raises Unexpected where it did not, or took more workers."""
+        """Returns when the request has failed and its workers are back.
+
+        Raises Unexpected where it did not fail, or took more workers, TimeoutError where they do not come.
+        """
         self.deaths = 0
         supervising = asyncio.create_task(self._supervise(cluster))
         try:
             words = await self._ask(cluster.rpc)
+            # The one that died last is known to the scheduler before it is known to us.
+            await cluster.full(_FULL_S)
         finally:
             supervising.cancel()
             await asyncio.wait([supervising])
         if not supervising.cancelled():
             await supervising
-        self._restart(cluster)
         if _BLAMED not in words:
             raise Unexpected(f"poison: {words}")
         if self.deaths > _MOST_DEATHS:

@@ -40,6 +40,7 @@ class FakeScheduler(SchedulerServicer):
         if active:
             self.active.set()
         self.description: Description | None = Description(ready=True, max_model_len=64, vocab_size=500)
+        self.described = 0  # times
         self.messages: list[GatewayMessage] = []
         self.warm_prompts: list[WarmPrompt] = []
         self.refusals = 0  # so many calls of Warm fail first
@@ -96,6 +97,7 @@ class FakeScheduler(SchedulerServicer):
         return WarmReply()
 
     async def Describe(self, request: DescribeRequest, context: Any) -> Description:
+        self.described += 1
         if self.description is None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return self.description
