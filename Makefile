@@ -1,11 +1,12 @@
 # What a newcomer and a contributor need. Everything happens in .venv; only Python 3.11 or later has to be there.
 #
 #   make serve ARGS="--model Qwen/Qwen3-0.6B --port 9000"
-#   make test ARGS="tests/scheduler -x"
+#   make test ARGS="tests/scheduler -x" JOBS=1
 #   make soak ARGS="--minutes 5"
 
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ serve: $(VENV)/.installed
 	@exec $(BIN)/batchyard serve $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
