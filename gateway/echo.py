@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from gateway.service import Tokenizes
 from gateway.streaming import closing
 from gateway.types import Candidate, Piece, TokenLogprob
+from protos.scheduling_pb2 import Timing
 
 # The first token of a prompt has none: there is nothing before it to tell it from.
 NO_LOGPROB = math.nan
@@ -52,8 +53,10 @@ async def echo_only(pieces: AsyncIterator[Piece], prompt: EchoedPrompt) -> Async
     """
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens = 0
+    timing: Timing | None = None
     async with closing(pieces):
         async for piece in pieces:
             logprobs = logprobs or prompt.logprobs_in(piece)
             cached_tokens += piece.cached_tokens
-    yield Piece(prompt.text, (), logprobs, finish_reason="length", cached_tokens=cached_tokens)
+            timing = piece.timing or timing
+    yield Piece(prompt.text, (), logprobs, finish_reason="length", cached_tokens=cached_tokens, timing=timing)

@@ -48,7 +48,7 @@ class LiveRequests:
         self._deal_tokens(message)
         for started in message.started:
             if subscription := self._live.get(started.id):
-                subscription.start(started.cached_tokens)
+                subscription.start(started.cached_tokens, started.timing)
         for token in message.logprobs:
             if subscription := self._live.get(token.id):
                 subscription.add_logprobs(token.logprobs)

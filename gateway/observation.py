@@ -11,7 +11,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from batchyard.telemetry import parent_context, parse_traceparent, traceparent_of
 from gateway.metrics import Metrics
 from gateway.schema.common import PromptTokensDetails, Usage
+from gateway.timing import combined, told
 from gateway.types import Piece
+from protos.scheduling_pb2 import Timing
 
 log = structlog.get_logger()
 
@@ -42,6 +44,7 @@ class Observation:
         self._ttft: float | None = None  # seconds
         self._last_piece: dict[int, float] = {}
         self._finish_reasons: dict[int, str] = {}
+        self._timings: dict[int, Timing] = {}
         metrics.in_flight.inc()
 
     @property
@@ -80,6 +83,8 @@ class Observation:
             self._completion_tokens += len(piece.token_ids)
         if piece.finish_reason:
             self._finish_reasons[index] = piece.finish_reason
+        if piece.timing:
+            self._timings[index] = piece.timing
         if index % self._answers_per_prompt == 0:  # the others find what the first one has left
             self._cached_tokens += piece.cached_tokens
 
@@ -97,6 +102,15 @@ class Observation:
             total_tokens=self._prompt_tokens + self._completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self._cached_tokens),
         )
+
+    @property
+    def timing(self) -> Timing | None:
+        """Where the time went at the scheduler, of all answers: see `combined`. None before any has begun.
+
+        Of an answer that the gateway itself ended, at a stop string or for a client that has gone, it is what
+        was known with the first token.
+        """
+        return combined(list(self._timings.values())) if self._timings else None
 
     def end(self, route: str, status: int | str) -> None:
         """The answer has ended. `route` is a template, never a client's own words; called exactly once."""
@@ -122,6 +136,7 @@ class Observation:
             cached_tokens=self._cached_tokens,
             ttft_ms=None if self._ttft is None else round(self._ttft * 1e3, 2),
             e2e_ms=round(seconds * 1e3, 2),
+            **told(self.timing),
         )
 
     def _end_span(self, route: str, status: int | str) -> None:
@@ -133,6 +148,7 @@ class Observation:
         span.set_attribute("gen_ai.usage.output_tokens", self._completion_tokens)
         reasons = [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
         span.set_attribute("gen_ai.response.finish_reasons", reasons)
+        span.set_attributes({f"batchyard.{name}": value for name, value in told(self.timing).items()})
         if self._error:
             span.set_attribute("error.type", self._error)
         if self._our_fault:

@@ -20,6 +20,7 @@ from protos.scheduling_pb2 import (
     FINISH_REASON_TIMEOUT,
     Finished,
     Submit,
+    Timing,
 )
 
 
@@ -32,6 +33,7 @@ class Update:
     prompt_logprobs: list[Logprobs] = field(default_factory=list)  # of prompt tokens from the second on
     cached_tokens: int = 0  # of the prompt, in one of the updates up to the first with tokens
     finished: Finished | None = None  # in the last update
+    timing: Timing | None = None  # when it began, and when it had finished
 
 
 class Subscription:
@@ -148,18 +150,23 @@ class Subscription:
         self._next_scored += len(new)
         self._wake().prompt_logprobs.extend(new)
 
-    def start(self, cached_tokens: int) -> None:
+    def start(self, cached_tokens: int, timing: Timing) -> None:
         """The request runs. What another scheduler finds in its cache later is not the client's gain."""
         if not self._started:
             self._started = True
-            self._wake().cached_tokens = cached_tokens
+            update = self._wake()
+            update.cached_tokens = cached_tokens
+            update.timing = timing
 
     def finish(self, finished: Finished) -> None:
         """The request is over."""
         if finished.reason == FINISH_REASON_FAILED:
             self.fail(RequestFailed(finished.error))
         else:
-            self._wake().finished = finished
+            update = self._wake()
+            update.finished = finished
+            if finished.HasField("timing"):  # else no scheduler had it at the end
+                update.timing = finished.timing
 
     def fail(self, error: BatchyardError) -> None:
         """Ends the request with `error`, which the reader gets after what it has not read yet."""

@@ -10,7 +10,13 @@ from gateway.tokenizing import Tokenizer
 from gateway.types import Candidate, FinishReason, GenerationRequest, Piece, TokenLogprob
 from protos.packing import unpack_f32, unpack_i32
 from protos.sampling_pb2 import Logprobs
-from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_TIMEOUT, Finished
+from protos.scheduling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_TIMEOUT,
+    Finished,
+    Timing,
+)
 
 
 class Transcript:
@@ -30,6 +36,7 @@ class Transcript:
         self._num_tokens = 0
         self._num_characters = 0  # detokenized, the held back ones too
         self._cached_tokens = 0  # not told yet
+        self._timing: Timing | None = None  # likewise
         self._prompt_logprobs: list[Logprobs] | None = None if self._params.prompt_logprobs is None else []
 
     def add(self, update: Update) -> Piece | None:
@@ -40,6 +47,7 @@ class Transcript:
         if self._prompt_logprobs is not None:
             self._prompt_logprobs += update.prompt_logprobs
         self._cached_tokens += update.cached_tokens
+        self._timing = update.timing or self._timing
         finished = update.finished
         if not update.token_ids and finished is None:
             return None
@@ -57,6 +65,7 @@ class Transcript:
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             cached_tokens=self._take_cached_tokens(),
+            timing=self._take_timing(),
         )
 
     def _read(self, update: Update) -> tuple[str, list[int], str | None]:
@@ -117,6 +126,10 @@ class Transcript:
 
     def _take_cached_tokens(self) -> int:
         taken, self._cached_tokens = self._cached_tokens, 0
+        return taken
+
+    def _take_timing(self) -> Timing | None:
+        taken, self._timing = self._timing, None
         return taken
 
     def _take_prompt_logprobs(self, finished: Finished | None) -> tuple[TokenLogprob | None, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gateway.keys.records import ANYBODY, Tenant
+from protos.scheduling_pb2 import Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +93,4 @@ class Piece:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None  # the stop token or string, when the request named it
     cached_tokens: int = 0  # of the prompt, in the first piece
+    timing: Timing | None = None  # of the scheduler so far, in the first piece and in the last

@@ -345,7 +345,7 @@ class SchedulerMessage(google.protobuf.message.Message):
 
     @property
     def started(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Started]:
-        """no later than their first tokens"""
+        """in the same message as their first tokens"""
 
     def __init__(
         self,
@@ -418,19 +418,86 @@ class Started(google.protobuf.message.Message):
 
     ID_FIELD_NUMBER: builtins.int
     CACHED_TOKENS_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
     id: builtins.int
     cached_tokens: builtins.int
     """prompt tokens found in a cache"""
+    @property
+    def timing(self) -> Global___Timing:
+        """so far"""
+
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         cached_tokens: builtins.int = ...,
+        timing: Global___Timing | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_tokens", b"cached_tokens", "id", b"id"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["timing", b"timing"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cached_tokens", b"cached_tokens", "id", b"id", "timing", b"timing"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Started: typing_extensions.TypeAlias = Started
+
+@typing.final
+class Timing(google.protobuf.message.Message):
+    """Where the time of a request has gone since this scheduler has had it. Every millisecond is in one of the phases."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUEUED_MS_FIELD_NUMBER: builtins.int
+    REQUEUED_MS_FIELD_NUMBER: builtins.int
+    PREFILL_MS_FIELD_NUMBER: builtins.int
+    DECODE_MS_FIELD_NUMBER: builtins.int
+    DEVICE_TOKENS_FIELD_NUMBER: builtins.int
+    HOST_TOKENS_FIELD_NUMBER: builtins.int
+    CHUNKS_FIELD_NUMBER: builtins.int
+    PREEMPTIONS_FIELD_NUMBER: builtins.int
+    RETRIES_FIELD_NUMBER: builtins.int
+    MIGRATIONS_FIELD_NUMBER: builtins.int
+    WORKER_ID_FIELD_NUMBER: builtins.int
+    queued_ms: builtins.float
+    """without a row, in all"""
+    requeued_ms: builtins.float
+    """of these, after it had lost a row: to others, or with its worker"""
+    prefill_ms: builtins.float
+    """in a row, until a token came of it; of all its rows"""
+    decode_ms: builtins.float
+    """in a row, from then on"""
+    device_tokens: builtins.int
+    """leading tokens that its first row found cached on the device"""
+    host_tokens: builtins.int
+    """and those that were brought from host memory for it"""
+    chunks: builtins.int
+    """in which it was prefilled"""
+    preemptions: builtins.int
+    """rows lost to others"""
+    retries: builtins.int
+    """rows lost with their worker"""
+    migrations: builtins.int
+    """rows left because their worker was drained"""
+    worker_id: builtins.str
+    """that had it last, empty when none has"""
+    def __init__(
+        self,
+        *,
+        queued_ms: builtins.float = ...,
+        requeued_ms: builtins.float = ...,
+        prefill_ms: builtins.float = ...,
+        decode_ms: builtins.float = ...,
+        device_tokens: builtins.int = ...,
+        host_tokens: builtins.int = ...,
+        chunks: builtins.int = ...,
+        preemptions: builtins.int = ...,
+        retries: builtins.int = ...,
+        migrations: builtins.int = ...,
+        worker_id: builtins.str = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunks", b"chunks", "decode_ms", b"decode_ms", "device_tokens", b"device_tokens", "host_tokens", b"host_tokens", "migrations", b"migrations", "preemptions", b"preemptions", "prefill_ms", b"prefill_ms", "queued_ms", b"queued_ms", "requeued_ms", b"requeued_ms", "retries", b"retries", "worker_id", b"worker_id"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___Timing: typing_extensions.TypeAlias = Timing
 
 @typing.final
 class Finished(google.protobuf.message.Message):
@@ -439,23 +506,26 @@ class Finished(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
     STOP_TOKEN_FIELD_NUMBER: builtins.int
-    PREEMPTIONS_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    TIMING_FIELD_NUMBER: builtins.int
     id: builtins.int
     reason: Global___FinishReason.ValueType
     stop_token: builtins.int
-    preemptions: builtins.int
     error: builtins.str
+    @property
+    def timing(self) -> Global___Timing: ...
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         reason: Global___FinishReason.ValueType = ...,
         stop_token: builtins.int = ...,
-        preemptions: builtins.int = ...,
         error: builtins.str = ...,
+        timing: Global___Timing | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["error", b"error", "id", b"id", "preemptions", b"preemptions", "reason", b"reason", "stop_token", b"stop_token"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["timing", b"timing"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["error", b"error", "id", b"id", "reason", b"reason", "stop_token", b"stop_token", "timing", b"timing"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Finished: typing_extensions.TypeAlias = Finished

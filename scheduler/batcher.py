@@ -19,6 +19,7 @@ token is learned late; what a row samples after it is dropped.
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +42,7 @@ from scheduler.request import Request
 from scheduler.rows import Rows
 from scheduler.sharing import Sharing
 from scheduler.tiers import Tiers
+from scheduler.timeline import Loss
 from scheduler.urgency import Urgency
 
 
@@ -52,6 +54,7 @@ class Step:
     sampling: npt.NDArray[np.int64]
     num_tokens: int
     num_prompt_tokens: int  # of these
+    read: Sequence[int] = ()  # rows whose prompts end in it
     sent_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -219,6 +222,7 @@ class Batcher:
         length = min(budget, int(rows.known[row] - rows.computed[row]))
         rows.computed[row] += length
         request = self._request(row)
+        request.timeline.chunks += 1
         request.tenant.charge(max(0, min(length, int(rows.computed[row]) - request.paid)))
         if rows.computed[row] == rows.known[row]:  # reaches the end of what is known: samples, then decodes
             self._prefilling.remove(row)
@@ -247,7 +251,7 @@ class Batcher:
         for row in sampling[self.rows.known[sampling] >= self.rows.limit[sampling]].tolist():
             self._leave(row)
         prompts = sum(length for _, length in chunks)
-        return Step(batch, sampling, len(decodes) + prompts, prompts)
+        return Step(batch, sampling, len(decodes) + prompts, prompts, finished_prompts)
 
     # Admitting
 
@@ -256,12 +260,12 @@ class Batcher:
         self.pool.acquire(cached)
         blocks = cached + self.pool.allocate(room.fresh)
         computed = len(cached) * self.rows.block_size
+        from_host = min(request.loaded, computed)
         if not request.paid:
-            from_host = min(request.loaded, computed)
             worth = self.tiers.costs.tokens_worth(from_host // self.rows.block_size)
             request.tenant.charge(min(from_host, worth))
         row = self.rows.take(request, blocks, computed)
-        request.row = row
+        request.got_row(row, computed - from_host, from_host)
         self._advances.took(row)
         self._urgency.began(request.priority, batch.step)
         self._prefilling.append(row)
@@ -290,7 +294,7 @@ class Batcher:
 
     def _preempt(self, row: int, cause: Cause) -> None:
         request = self._request(row)
-        request.preemptions += 1
+        request.timeline.lost_row(Loss.PREEMPTED)
         self._leave(row)
         self._admissions.preempted(request, cause)
 
@@ -343,7 +347,7 @@ class Batcher:
     def clear(self) -> list[Request]:
         """Everybody leaves. Rows come back behind their fences (`settled`); who has none is returned."""
         for row in self.running:
-            self._leave(row)
+            self._preempt(row, Cause.TRIAL)
         return self._release_aside()
 
     def evacuate(self) -> list[Request]:

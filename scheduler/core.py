@@ -150,7 +150,6 @@ class Scheduler:
             self.door.left(request)
             self.prompt_tokens += request.prompt_len
             self.hits.add(cached_tokens, request.loaded)
-            request.session.started(request, cached_tokens)
         self.suspects.admitted(request)
         self._spans.admitted(request, cached_tokens, started_ns)
 

@@ -17,6 +17,7 @@ from scheduler.request import Request
 from scheduler.retries import Retries
 from scheduler.suspects import Suspects
 from scheduler.tally import Tally
+from scheduler.timeline import Loss
 from scheduler.transport import Transport
 from scheduler.watch import Watch
 
@@ -333,6 +334,8 @@ class Lane:
         connection.stream.close()
         self.tally.ended(connection.batcher)
         requests = connection.batcher.evacuate() + self.waiting.drain()
+        for request in requests:
+            request.timeline.lost_row(Loss.DRAINED if self.draining else Loss.WORKER_LOST)
         if self.draining:
             self._drain.moved(len(requests))
             log.info("worker_drained", address=self.address, worker=self.name, moved=self._drain.finish())

@@ -23,6 +23,7 @@ class Cause(StrEnum):
     MEMORY = "memory"
     PRIORITY = "priority"
     FAIRNESS = "fairness"
+    TRIAL = "trial"  # of another request, on a worker set apart for it: see `suspects`
 
 
 class Victims:

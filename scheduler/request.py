@@ -13,6 +13,7 @@ from prefix_cache import hashing
 from prefix_cache.hashing import Digest
 from protos.sampling_pb2 import Sampling
 from scheduler.fairness import Tenant
+from scheduler.timeline import Timeline
 
 if TYPE_CHECKING:
     from scheduler.lane import Lane
@@ -35,6 +36,7 @@ class Request:
     paid         leading tokens that its tenant has been charged for: what is computed again costs no more
     work         tokens to compute before it decodes, where it was sent; all of them while that is open
     suspicion    that it kills workers: see `suspects`
+    timeline     where its time goes
     """
 
     session: "Session"
@@ -51,7 +53,6 @@ class Request:
     arrival: int
     queued_at_ns: int = field(default_factory=time.time_ns)
     started: bool = False
-    preemptions: int = 0
     loaded: int = 0  # leading tokens brought from host memory since it waits
     cancelled: bool = False
     lane: "Lane | None" = None  # the worker it was given to
@@ -66,6 +67,7 @@ class Request:
     deadline: float = math.inf
     paid: int = 0
     suspicion: "Suspicion | None" = None
+    timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         self.work = len(self.tokens)
@@ -76,6 +78,11 @@ class Request:
         return self.prompt_len + self.max_tokens
 
     @property
+    def preemptions(self) -> int:
+        """How often it lost its row to others."""
+        return self.timeline.preemptions
+
+    @property
     def reads_prompt_logits(self) -> bool:
         """Whether every prompt token must be computed, cached or not."""
         return self.sampling.HasField("prompt_logprobs")
@@ -84,6 +91,11 @@ class Request:
         """It ran before, elsewhere, as its answer so far shows: it is like one that lost its row."""
         self.started = True
         self.paid = len(self.tokens)
+
+    def got_row(self, row: int, device_tokens: int, host_tokens: int) -> None:
+        """It runs in `row`, where so many of its tokens were found cached, by tier."""
+        self.row = row
+        self.timeline.got_row(self.lane.name if self.lane else "", device_tokens, host_tokens)
 
     def lost_row(self, tokens: Tokens) -> None:
         """It waits again, with the `tokens` it has by now."""

@@ -40,6 +40,8 @@ class ResultHandler:
             _check_logprobs(step, result)
         wanted = self._rows.accepting[rows]
         self._deliver_logprobs(result)
+        for row in step.read:
+            self._begin_answer(row)
         rows, tokens = rows[wanted], tokens[wanted]
         if len(rows):
             self._deliver(rows, tokens)
@@ -60,6 +62,15 @@ class ResultHandler:
             if len(nan := rows[tokens == -1].tolist()):
                 raise NanLogits(f"step {result.step}: the logits of rows {nan} are no numbers", nan)
             raise ProtocolError(f"step {result.step} sampled a token outside the vocabulary")
+
+    def _begin_answer(self, row: int) -> None:
+        """The prompt in `row` has been read: the first token of this row is here."""
+        request = self._rows.requests[row]
+        if request is None or not self._rows.accepting[row]:
+            return
+        request.timeline.first_token()
+        if self._rows.length[row] == request.prompt_len:  # else it has begun in another row
+            request.session.started(request)
 
     def _deliver(self, rows: Tokens, tokens: Tokens) -> None:
         state = self._rows

@@ -35,9 +35,11 @@ class Session:
         """Whether `request` is not over."""
         return self.requests.get(request.id) is request
 
-    def started(self, request: Request, cached_tokens: int) -> None:
-        """The request runs, for the first time; said along with its first tokens."""
-        self._next.started.append(Started(id=request.id, cached_tokens=cached_tokens))
+    def started(self, request: Request) -> None:
+        """The request has its first token; said along with it."""
+        timing = request.timeline.timing()
+        cached = timing.device_tokens + timing.host_tokens
+        self._next.started.append(Started(id=request.id, cached_tokens=cached, timing=timing))
 
     def tokens(self, ids: npt.NDArray[np.uint64], tokens: Tokens) -> None:
         """One new token, `tokens[i]`, for each request `ids[i]`."""
@@ -58,13 +60,14 @@ class Session:
     ) -> None:
         """The request is over and forgotten."""
         del self.requests[request.id]
+        request.timeline.end()
         self._next.finished.append(
             Finished(
                 id=request.id,
                 reason=reason,
                 stop_token=stop_token,
-                preemptions=request.preemptions,
                 error=error,
+                timing=request.timeline.timing(),
             )
         )
 

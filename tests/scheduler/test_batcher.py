@@ -137,7 +137,7 @@ def test_the_newest_is_preempted_and_ends_with_the_same_tokens():
     assert bench.preemptions > 0
     out, ends = bench.answers()
     assert out == {n: answer(prompt, 20) for n, prompt in enumerate(prompts)}
-    assert ends[0].preemptions == 0
+    assert ends[0].timing.preemptions == 0
     bench.check_idle()
 
 
