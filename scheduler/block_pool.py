@@ -50,7 +50,7 @@ class BlockPool:
         self._cached = LruList(num_blocks)
         self._spare = LruList(num_blocks)  # cached as well, and copied
         self._copied: set[int] = set()  # being copied or copied, and not acquired since
-        self._unconfirmed: deque[tuple[int, int, Digest]] = deque()
+        self._unconfirmed: deque[tuple[int, int, Digest]] | None = None  # where nobody asks
         self._releases = 0
         self._fences: deque[tuple[int, int, list[int]]] = deque()  # step, number of the release, blocks
         # The release that counts: a block may be acquired and released again before the first one's fence.
@@ -150,7 +150,12 @@ class BlockPool:
         if self.index.insert(digest, block):
             self.registered += 1
             self._depths[block] = depth
-            self._unconfirmed.append((step, block, digest))
+            if self._unconfirmed is not None:
+                self._unconfirmed.append((step, block, digest))
+
+    def follow(self) -> None:
+        """From now on `confirmed` says what is registered. It is kept until it is asked for."""
+        self._unconfirmed = deque()
 
     def confirmed(self, step: int) -> list[Contents]:
         """What has been registered and is in place for sure, now that `step` has been answered. Once each."""

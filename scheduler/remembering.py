@@ -15,6 +15,7 @@ class Remembering:
         self._mirror = mirror
         self._key = key
         self._pool = pool
+        pool.follow()
         self._again: list[Contents] = []
         self._again_after = 0
 

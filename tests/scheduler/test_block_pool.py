@@ -75,6 +75,7 @@ def test_allocating_more_than_available_is_a_bug():
 
 def test_contents_are_confirmed_once_their_step_is_answered_and_only_while_they_last():
     pool = BlockPool(2)
+    pool.follow()
     first, second = pool.allocate(2)
     pool.register(first, digest(1), 0, step=3)
     pool.register(second, digest(2), 5, step=4)
