@@ -37,6 +37,7 @@ def measure(num_rows: int, caching: bool) -> list[float]:
     length = PROMPT + STEPS + 20
     rows = Rows(num_rows, length, 16)
     pool = BlockPool(num_rows * (length // 16 + 2))
+    pool.follow()  # as with a mirror
     batcher = Batcher(rows, pool, num_rows * PROMPT, caching=caching, admissions=_Unheard())
     sessions = Sessions()
     session = sessions.open()
