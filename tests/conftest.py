@@ -20,14 +20,6 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of tests that run side by side, those of one file stay together, and those of one cluster."""
-    for item in items:
-        folder = item.path.parent
-        item.add_marker(pytest.mark.xdist_group(str(folder if folder.name == "chaos" else item.path)))
-
-
 def _redis_executable() -> str:
     found = shutil.which("redis-server")
     if found is None and sys.version_info < (3, 13):
