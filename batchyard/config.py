@@ -29,7 +29,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    otlp: str | None = Field(None, description="OTLP gRPC endpoint for traces, e.g. http://127.0.0.1:4317")
+    otlp: str | None = Field(None, description="OTLP gRPC endpoint, e.g. http://127.0.0.1:4317")
+    otlp_metrics_interval: float = Field(
+        0.0, ge=0, description="seconds from one export of metrics to --otlp to the next; 0: none"
+    )
     trace_sample: float = Field(1.0, ge=0, le=1, description="share of requests that are traced, 0 to 1")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line logged"
@@ -129,11 +132,14 @@ class WorkerSettings(ModelSettings):
 
 
 class RedisSettings(Settings):
-    """What schedulers and gateways share; nothing depends on it."""
+    """What schedulers and gateways share. Nothing depends on Redis."""
 
     redis: RedisUrl | None = Field(
         None,
         description="Redis URL: mirror of the prefix index, the schedulers' lease, limits of all gateways",
+    )
+    served_model_name: str | None = Field(
+        None, description="name in the API, and in metrics that have vLLM's names; default: as --model"
     )
 
 
@@ -159,6 +165,9 @@ class SchedulerSettings(RedisSettings):
     )
     max_queue_requests: Positive = Field(2048, description="requests that may wait; more are refused at once")
     max_queue_tokens: Positive = Field(2_097_152, description="prompt tokens that may wait, all together")
+    ttft_objective: float = Field(
+        1.0, gt=0, description="seconds to a first token that the wanted number of workers is to keep"
+    )
     lease_ttl: float = Field(
         1.0,
         gt=0,
@@ -180,7 +189,6 @@ class GatewaySettings(ModelSettings, RedisSettings):
     ssl_ca_certs: str | None = Field(
         None, description="authorities (PEM) that clients need a certificate of; default: they need none"
     )
-    served_model_name: str | None = Field(None, description="name in the API; default: as --model")
     api_key: str | None = Field(None, description="clients must send it as a bearer token; default: open")
     api_keys: str | None = Field(
         None,

@@ -18,9 +18,11 @@ from scheduler.fairness import Tenants
 from scheduler.preemption import Cause
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
+from scheduler.request_times import RequestTimes
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
+from scheduler.tally import Tally
 
 STEPS = 1000
 PROMPT = 64
@@ -41,7 +43,8 @@ def measure(num_rows: int, caching: bool) -> list[float]:
     batcher = Batcher(rows, pool, num_rows * PROMPT, caching=caching, admissions=_Unheard())
     sessions = Sessions()
     session = sessions.open()
-    handler = ResultHandler(batcher, sessions, 1 << 17)
+    tally = Tally()
+    handler = ResultHandler(batcher, sessions, 1 << 17, RequestTimes(time.monotonic))
     tenants = Tenants()
     waiting, tenant = WaitingQueue(tenants), tenants.arriving("", 1.0)
     rng = np.random.default_rng(0)
@@ -79,6 +82,7 @@ def measure(num_rows: int, caching: bool) -> list[float]:
         answered = time.perf_counter()
         handler.apply(step, result)
         batcher.settle(result.step)
+        tally.answered(step, num_rows, busy_us=1000)
         pool.confirmed(result.step)
         sessions.flush()
         seconds.append(time.perf_counter() - answered + composed - started)

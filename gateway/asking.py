@@ -37,4 +37,5 @@ def requests_for(
     """One request for each of `n` answers to each prompt, bounded. Raises BadParameter."""
     tenant = terms.tenant
     max_tokens = answer_limits(prompts, n, params.max_tokens, tenant=tenant, shape=shape, limits=limits)
+    observation.allowed(n, max_tokens)
     return fan_out(prompts, n, params, max_tokens, terms, observation)

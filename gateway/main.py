@@ -13,6 +13,7 @@ import structlog
 from batchyard.config import GatewaySettings
 from batchyard.errors import ConfigError
 from batchyard.hub import resolve_model
+from batchyard.metrics.pushing import push_metrics
 from batchyard.rpc import OF_CLIENTS, RpcServer
 from batchyard.telemetry import Telemetry
 from batchyard.tls import TlsFiles, api_tls, internal_tls
@@ -37,6 +38,8 @@ from protos.inference_pb2_grpc import add_InferenceServicer_to_server
 from protos.scheduling_pb2 import WarmPrompt
 
 log = structlog.get_logger()
+
+_PROCESS = "batchyard-gateway"  # in traces and metrics
 
 _GRACE_S = 4.0  # for answers under way when the process is told to end; `serve` waits a little longer
 _LOOK_EVERY_S = 1.0  # at whether requests could be answered
@@ -67,7 +70,9 @@ async def run(settings: GatewaySettings) -> None:
         service = Service(
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
         )
-        metrics = Metrics()
+        metrics = Metrics(model)
+        await stack.enter_async_context(_running(metrics.vitals.run()))
+        stack.callback(push_metrics(settings, _PROCESS, _instance(), [metrics.registry]))
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
         app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
         rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
@@ -149,7 +154,11 @@ def _shape(settings: GatewaySettings) -> Shape:
 
 
 def _telemetry(settings: GatewaySettings) -> Telemetry:
-    return Telemetry("batchyard-gateway", f"gateway-{os.getpid()}", settings.otlp, settings.trace_sample)
+    return Telemetry(_PROCESS, _instance(), settings.otlp, settings.trace_sample)
+
+
+def _instance() -> str:
+    return f"gateway-{os.getpid()}"
 
 
 def _load_tokenizer(model: str) -> Tokenizer:

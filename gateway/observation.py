@@ -1,7 +1,7 @@
 """What is learned of one API request on its way, told at the end: a span, metrics and one line of the log."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -9,6 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from batchyard.telemetry import parent_context, parse_traceparent, traceparent_of
+from gateway.answer_times import AnswerTimes
 from gateway.metrics import Metrics
 from gateway.schema.common import PromptTokensDetails, Usage
 from gateway.timing import combined, told
@@ -42,7 +43,7 @@ class Observation:
         self._cached_tokens = 0
         self._answers_per_prompt = 1
         self._ttft: float | None = None  # seconds
-        self._last_piece: dict[int, float] = {}
+        self._answers: dict[int, AnswerTimes] = {}  # those that have begun, by index
         self._finish_reasons: dict[int, str] = {}
         self._timings: dict[int, Timing] = {}
         metrics.in_flight.inc()
@@ -70,16 +71,22 @@ class Observation:
         self.span.set_attribute("gen_ai.operation.name", operation)
         self.span.set_attribute("gen_ai.request.model", model)
 
+    def allowed(self, answers_per_prompt: int, max_tokens: Iterable[int]) -> None:
+        """How many answers were asked for to each prompt, and the tokens that those to each may have."""
+        self._metrics.request_answers.observe(answers_per_prompt)
+        for limit in max_tokens:
+            self._metrics.request_max_tokens.observe(limit)
+
     def piece(self, index: int, piece: Piece) -> None:
         """A piece of the answer with this index has come."""
         if piece.token_ids:
             now = time.perf_counter()
             if self._ttft is None:
                 self._ttft = now - self.started
-            elif index in self._last_piece:
-                gap = now - self._last_piece[index]
-                self._metrics.inter_token_latency.observe(gap / len(piece.token_ids))
-            self._last_piece[index] = now
+            if answer := self._answers.get(index):
+                self._metrics.inter_token_latency.observe(answer.piece(now, len(piece.token_ids)))
+            else:
+                self._answers[index] = AnswerTimes(now, len(piece.token_ids))
             self._completion_tokens += len(piece.token_ids)
         if piece.finish_reason:
             self._finish_reasons[index] = piece.finish_reason
@@ -116,14 +123,18 @@ class Observation:
         """The answer has ended. `route` is a template, never a client's own words; called exactly once."""
         seconds = time.perf_counter() - self.started
         metrics = self._metrics
+        tenant = metrics.tenants.label(self._tenant)
         metrics.in_flight.dec()
-        metrics.requests.labels(route, str(status), self._tenant).inc()
+        metrics.requests.labels(route, str(status), tenant).inc()
         metrics.duration.labels(route).observe(seconds)
-        if self._last_piece or self._finish_reasons:  # it was not refused
-            metrics.prompt_tokens.labels(self._tenant).inc(self._prompt_tokens)
-        metrics.completion_tokens.labels(self._tenant).inc(self._completion_tokens)
+        if self._answers or self._finish_reasons:  # it was not refused
+            metrics.prompt_tokens.labels(tenant).inc(self._prompt_tokens)
+            metrics.request_prompt_tokens.observe(self._prompt_tokens)
+        metrics.completion_tokens.labels(tenant).inc(self._completion_tokens)
+        for reason in self._finish_reasons.values():
+            metrics.answers.labels(reason).inc()
         if self._ttft is not None:
-            metrics.time_to_first_token.observe(self._ttft)
+            self._count_times(self._ttft)
         self._end_span(route, status)
         log.info(
             "request",
@@ -138,6 +149,17 @@ class Observation:
             e2e_ms=round(seconds * 1e3, 2),
             **told(self.timing),
         )
+
+    def _count_times(self, ttft: float) -> None:
+        metrics = self._metrics
+        metrics.time_to_first_token.observe(ttft)
+        metrics.time_to_last_token.observe(
+            max(answer.last for answer in self._answers.values()) - self.started
+        )
+        for answer in self._answers.values():
+            metrics.answer_tokens.observe(answer.tokens)
+            if (seconds := answer.per_token) is not None:
+                metrics.time_per_output_token.observe(seconds)
 
     def _end_span(self, route: str, status: int | str) -> None:
         span = self.span

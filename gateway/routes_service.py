@@ -1,6 +1,6 @@
 """Which models there are, and how the service is: for clients, probes and Prometheus."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway.errors import ErrorReply
@@ -47,9 +47,10 @@ def probes_router(service: Service, metrics: Metrics) -> APIRouter:
         return error_response(ErrorReply(503, reason, "service_unavailable_error", code="not_ready"))
 
     @router.get("/metrics", **documented(None, secured=False))
-    async def scrape() -> Response:
-        """Counts in Prometheus's text format."""
-        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+    async def scrape(request: Request) -> Response:
+        """Counts in Prometheus's text format. `name[]=` asks for one metric, and may be repeated."""
+        text = metrics.exposition(request.query_params.getlist("name[]"))
+        return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     return router
 

@@ -7,11 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import structlog
 
 from batchyard.config import WorkerSettings
+from batchyard.metrics.endpoint import serve_metrics
+from batchyard.metrics.pushing import push_metrics
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from batchyard.tls import internal_tls
@@ -27,6 +29,8 @@ from gpu_worker.tracing import WorkerSpans
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 
 log = structlog.get_logger()
+
+_PROCESS = "batchyard-worker"  # in traces and metrics
 
 _GRACE = 1.0  # seconds for streams to end
 _LEAVE = 2.0  # seconds for the scheduler to take its requests elsewhere
@@ -75,17 +79,17 @@ async def run(settings: WorkerSettings) -> None:
 def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepObserver]]:
     """What watches the steps: metrics always, traces where they go somewhere."""
     metrics = WorkerMetrics(num_blocks)
-    telemetry = Telemetry("batchyard-worker", settings.name, settings.otlp, settings.trace_sample)
+    telemetry = Telemetry(_PROCESS, settings.name, settings.otlp, settings.trace_sample)
     observers: list[StepObserver] = [metrics]
     if settings.otlp:
         observers.append(WorkerSpans(telemetry.tracer, settings.name))
-    close_metrics = metrics.serve(settings.metrics_port) if settings.metrics_port else None
-    try:
+    with ExitStack() as stack:
+        stack.callback(telemetry.shutdown)
+        if settings.metrics_port:
+            stack.callback(serve_metrics(settings.metrics_port, [metrics.registry])[1])
+        stack.callback(push_metrics(settings, _PROCESS, settings.name, [metrics.registry]))
+        stack.callback(asyncio.create_task(metrics.vitals.run()).cancel)
         yield observers
-    finally:
-        if close_metrics:
-            close_metrics()
-        telemetry.shutdown()
 
 
 async def _serve(

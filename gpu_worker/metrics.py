@@ -1,26 +1,25 @@
-"""The worker's /metrics."""
+"""What the worker counts for Prometheus."""
 
-from collections.abc import Callable
+from prometheus_client import Counter, Gauge, Histogram
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from batchyard.errors import AddressInUse
+from batchyard.metrics.buckets import STEP_S
+from batchyard.metrics.endpoint import new_registry
+from batchyard.metrics.vitals import Vitals
 from gpu_worker.observers import FinishedStep
-
-_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)  # seconds
 
 
 class WorkerMetrics:
     """Counts steps, in a registry of its own. A `StepObserver`."""
 
     def __init__(self, num_blocks: int) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = new_registry()
+        self.vitals = Vitals(self.registry)
         self._steps = Counter("batchyard_worker_steps", "steps done", registry=self.registry)
         self._tokens = Counter("batchyard_worker_tokens", "tokens computed", registry=self.registry)
         self._busy = Histogram(
             "batchyard_worker_step_seconds",
             "model and sampling of one step",
-            buckets=_BUCKETS,
+            buckets=STEP_S,
             registry=self.registry,
         )
         self._queued = Counter(
@@ -54,17 +53,3 @@ class WorkerMetrics:
         """No row is in use."""
         self._rows.set(0)
         self._held.set(0)
-
-    def serve(self, port: int) -> Callable[[], None]:
-        """Serves /metrics at `port` until what this returns is called. Raises AddressInUse."""
-        try:
-            server, thread = start_http_server(port, registry=self.registry)
-        except OSError as error:
-            raise AddressInUse(f"cannot serve metrics on port {port}: {error.strerror}") from error
-
-        def close() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return close

@@ -20,6 +20,7 @@ reported by `lost`, for its owner to note everything again.
 import asyncio
 import itertools
 import struct
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -70,6 +71,8 @@ class PrefixMirror:
         )
         self._pending: dict[str, dict[bytes, bytes]] = {}
         self._writing: dict[str, dict[bytes, bytes]] = {}
+        self._pending_since: float | None = None  # by `time.monotonic`, and the same of what is being written
+        self._writing_since: float | None = None
         self._noted = asyncio.Event()
         self._written: set[str] = set()
         self._lost: set[str] = set()
@@ -81,9 +84,17 @@ class PrefixMirror:
         """Blocks noted and not written yet."""
         return sum(len(fields) for part in (self._pending, self._writing) for fields in part.values())
 
+    @property
+    def lag_seconds(self) -> float:
+        """How long ago the oldest of them was noted; 0 without any."""
+        since = [at for at in (self._writing_since, self._pending_since) if at is not None]
+        return time.monotonic() - min(since) if since and self.lag else 0.0
+
     def note(self, key: str, block: int, contents: Remembered) -> None:
         """`block` holds `contents` for sure. Never waits."""
         self._pending.setdefault(key, {})[_FIELD.pack(block)] = _VALUE.pack(*contents)
+        if self._pending_since is None:
+            self._pending_since = time.monotonic()
         self._noted.set()
 
     def forget(self, key: str) -> None:
@@ -145,6 +156,7 @@ class PrefixMirror:
         """Writes what has been noted. False, and nothing forgotten, when Redis does not take it."""
         self._take_back()  # what was left when an earlier call was cancelled
         self._writing, self._pending = self._pending, {}
+        self._writing_since, self._pending_since = self._pending_since, None
         try:
             for key, fields in self._writing.items():
                 while fields:
@@ -158,7 +170,7 @@ class PrefixMirror:
             self.away = True
             self._take_back()
             return False
-        self._writing = {}
+        self._writing, self._writing_since = {}, None
         if self.away:
             log.info("mirror_back")
         self.away = False
@@ -167,6 +179,8 @@ class PrefixMirror:
     def _take_back(self) -> None:
         for key, fields in self._writing.items():  # what was noted meanwhile is newer
             self._pending[key] = fields | self._pending.get(key, {})
+        if self._writing_since is not None:
+            self._pending_since, self._writing_since = self._writing_since, None
         self._writing = {}
 
     async def _write(self, key: str, fields: dict[bytes, bytes]) -> None:

@@ -16,6 +16,7 @@ from scheduler.pacing import Pacing
 from scheduler.peak import AnswerLengths
 from scheduler.queue import WaitingQueue
 from scheduler.remembering import Remembering
+from scheduler.request_times import RequestTimes
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
@@ -85,6 +86,7 @@ class Connector:
     sessions: Sessions
     admissions: Admissions
     answers: AnswerLengths
+    times: RequestTimes
     mirror: PrefixMirror | None
 
     async def open(self, transport: Transport, waiting: WaitingQueue) -> Connection:
@@ -131,7 +133,7 @@ class Connector:
             worker,
             stream,
             batcher,
-            ResultHandler(batcher, self.sessions, worker.vocab_size),
+            ResultHandler(batcher, self.sessions, worker.vocab_size, self.times),
             deque(),
             remembering,
             Pacing(options.steps_in_flight),

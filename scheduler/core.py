@@ -34,6 +34,7 @@ from scheduler.placement import LeastCost, Placement
 from scheduler.preemption import Cause
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
+from scheduler.request_times import RequestTimes
 from scheduler.session import Session, Sessions
 from scheduler.shedding import BOUNDLESS, Door, QueueLimits
 from scheduler.state import describe
@@ -72,13 +73,14 @@ class Scheduler:
         self.prompt_tokens = 0  # of requests that got a row
         self.hits = HitTokens()  # of these, found in the cache
         self.answers = AnswerLengths()
+        self.times = RequestTimes(clock)
         self.suspects = Suspects(WaitingQueue(self.tenants, clock), self._fail)
         self.fleet = Fleet(self._lane_to, self._forget_lane)
         self.mirror = mirror
         self._warming = Warming(self.sessions.open(), self.tenants.house, self.cancel)
         self._spans = spans
         self._placement = placement or LeastCost()
-        self._connector = Connector(options, self.sessions, self, self.answers, mirror)
+        self._connector = Connector(options, self.sessions, self, self.answers, self.times, mirror)
         self._clock = clock
         self._deadlines = Deadlines(clock, self._expire)
         self._arrivals = itertools.count()
@@ -112,11 +114,13 @@ class Scheduler:
         """Takes a request, or refuses it with a reason."""
         workers = self.fleet.expected()
         if not workers and not submit.accepted and self._clock() - self._active_since > _SETTLING_S:
+            self.door.turned_away(REFUSAL_REASON_UNAVAILABLE)
             session.refused(submit.id, REFUSAL_REASON_UNAVAILABLE, "no worker is connected")
         else:
             try:
                 admission.check(submit, workers)
             except InvalidRequest as error:
+                self.door.turned_away(REFUSAL_REASON_INVALID)
                 session.refused(submit.id, REFUSAL_REASON_INVALID, str(error))
             else:
                 self._receive(session, submit)
@@ -149,6 +153,7 @@ class Scheduler:
         if not request.started:
             request.started = True
             self.door.left(request)
+            self.times.began(request)
             self.prompt_tokens += request.prompt_len
             self.hits.add(cached_tokens, request.loaded)
         self.suspects.admitted(request)

@@ -302,6 +302,7 @@ class Lane:
                     self.drain()
                 elif result.HasField("moved"):
                     self._watch.moved(connection.batcher.tiers, result.moved)
+                    self.tally.moved(connection.batcher.tiers, result.moved)
                     connection.batcher.moved(result.moved)
                 else:
                     self._answered(connection, result)

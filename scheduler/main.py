@@ -3,12 +3,17 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from batchyard.config import SchedulerSettings
 from batchyard.errors import ConfigError
+from batchyard.metrics.endpoint import new_registry, serve_metrics
+from batchyard.metrics.pushing import push_metrics
+from batchyard.metrics.vitals import Vitals
 from batchyard.rpc import RpcServer
 from batchyard.telemetry import Telemetry
 from batchyard.tls import internal_tls
@@ -17,8 +22,9 @@ from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from scheduler.active import run_while_active
 from scheduler.connection import LaneOptions
 from scheduler.core import Scheduler
+from scheduler.demand_meter import DemandMeter
 from scheduler.lease import Lease, keep_alone
-from scheduler.metrics import serve_metrics
+from scheduler.metrics import SchedulerCollector, with_aliases
 from scheduler.redis_lease import RedisLease, nobody_steps
 from scheduler.registry import Registry
 from scheduler.service import SchedulerService
@@ -28,6 +34,7 @@ from scheduler.transport import GrpcTransport
 
 log = structlog.get_logger()
 
+_PROCESS, _INSTANCE = "batchyard-scheduler", "scheduler"  # in traces and metrics
 _LOOK_EVERY_S = 0.25  # at whether tokens can flow
 
 SERVICE = "batchyard.internal.v1.Scheduler"
@@ -39,7 +46,7 @@ async def run(settings: SchedulerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    telemetry = Telemetry("batchyard-scheduler", "scheduler", settings.otlp, settings.trace_sample)
+    telemetry = Telemetry(_PROCESS, _INSTANCE, settings.otlp, settings.trace_sample)
     lease = Lease()
     transports = [GrpcTransport(address, lease, tls) for address in settings.worker_addresses]
     mirror = _mirror(settings.redis)
@@ -51,7 +58,10 @@ async def run(settings: SchedulerSettings) -> None:
     registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease, tls))
     server.add(add_SchedulerServicer_to_server, SchedulerService(scheduler, registry, lease), SERVICE)
     await server.start()
-    metrics = serve_metrics(scheduler, lease, settings.metrics_port) if settings.metrics_port else None
+    demand = DemandMeter(scheduler, settings.ttft_objective)
+    process = new_registry()
+    vitals = Vitals(process)
+    close_metrics = _publish(settings, scheduler, SchedulerCollector(scheduler, lease, demand), process)
     log.info("scheduler_serving", address=server.address, workers=list(settings.worker_addresses))
     # What exists now stays: collections need not walk over it again in the middle of a step.
     gc.collect()
@@ -60,6 +70,8 @@ async def run(settings: SchedulerSettings) -> None:
         asyncio.create_task(keeper.keep(lease) if keeper else keep_alone(lease)),
         asyncio.create_task(run_while_active(scheduler, lease)),
         asyncio.create_task(_tell_health(scheduler, server)),
+        asyncio.create_task(demand.run()),
+        asyncio.create_task(vitals.run()),
     ]
     await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
     await _end(tasks)
@@ -71,9 +83,20 @@ async def run(settings: SchedulerSettings) -> None:
     await asyncio.gather(*(lane.close() for lane in scheduler.lanes))
     if mirror:
         await mirror.close()
-    if metrics:
-        metrics.shutdown()
+    close_metrics()
     telemetry.shutdown()
+
+
+def _publish(
+    settings: SchedulerSettings, scheduler: Scheduler, books: SchedulerCollector, process: CollectorRegistry
+) -> Callable[[], None]:
+    """Shows metrics on /metrics, and sends them by OTLP, as far as either is wanted. What ends it."""
+    closing = ExitStack()
+    if settings.metrics_port:
+        shown = with_aliases(books, scheduler, settings.served_model_name)
+        closing.callback(serve_metrics(settings.metrics_port, [shown, process])[1])
+    closing.callback(push_metrics(settings, _PROCESS, _INSTANCE, [books, process]))
+    return closing.close
 
 
 def _lane_options(settings: SchedulerSettings) -> LaneOptions:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from prefix_cache.mirror import PrefixMirror
 from scheduler.core import Scheduler
@@ -53,7 +53,13 @@ def _moves(lanes: Sequence[Lane]) -> Iterator[Metric]:
         moved.add_metric([lane.name, "load"], counts.loaded)
         seconds.add_metric([lane.name, "save"], counts.save_us / 1e6)
         seconds.add_metric([lane.name, "load"], counts.load_us / 1e6)
-    yield from (moved, seconds)
+    latency = HistogramMetricFamily(
+        "batchyard_move_latency_seconds", "from a step that orders moves to their end", labels=labels
+    )
+    for lane in lanes:
+        lane.tally.saves.report(latency, [lane.name, "save"])
+        lane.tally.loads.report(latency, [lane.name, "load"])
+    yield from (moved, seconds, latency)
 
 
 def _mirror(mirror: PrefixMirror) -> Iterator[Metric]:
@@ -61,4 +67,8 @@ def _mirror(mirror: PrefixMirror) -> Iterator[Metric]:
     lag.add_metric([], mirror.lag)
     away = GaugeMetricFamily("batchyard_mirror_away", "1 while Redis does not take what is written")
     away.add_metric([], mirror.away)
-    yield from (lag, away)
+    seconds = GaugeMetricFamily(
+        "batchyard_mirror_lag_seconds", "for how long the first of these has waited to be written"
+    )
+    seconds.add_metric([], mirror.lag_seconds)
+    yield from (lag, seconds, away)

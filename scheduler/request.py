@@ -32,6 +32,8 @@ class Request:
     arrival      orders the queue: a request that lost its row comes back to its old place
     arrived      when it came, and
     deadline     when it ends, done or not, by the scheduler's clock in seconds
+    began_at     by the same clock: when it got its first row here, and
+    first_token_at   its first token
     priority     higher goes first, in here: what a submit says is lower for the more urgent
     paid         leading tokens that its tenant has been charged for: what is computed again costs no more
     work         tokens to compute before it decodes, where it was sent; all of them while that is open
@@ -65,6 +67,8 @@ class Request:
     priority: int = 0
     arrived: float = 0.0
     deadline: float = math.inf
+    began_at: float | None = None
+    first_token_at: float | None = None
     paid: int = 0
     suspicion: "Suspicion | None" = None
     timeline: Timeline = field(default_factory=Timeline)

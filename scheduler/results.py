@@ -16,17 +16,19 @@ from protos.scheduling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 from protos.step_pb2 import StepResult
 from scheduler.batcher import Batcher, Step
 from scheduler.request import Tokens
+from scheduler.request_times import RequestTimes
 from scheduler.session import Sessions
 
 
 class ResultHandler:
     """Applies results in step order. A steady step costs array operations only."""
 
-    def __init__(self, batcher: Batcher, sessions: Sessions, vocab_size: int) -> None:
+    def __init__(self, batcher: Batcher, sessions: Sessions, vocab_size: int, times: RequestTimes) -> None:
         self._batcher = batcher
         self._rows = batcher.rows
         self._sessions = sessions
         self._vocab_size = vocab_size
+        self._times = times
 
     def apply(self, step: Step, result: StepResult) -> int:
         """Takes the answer to `step`; returns how many tokens were delivered.
@@ -69,6 +71,7 @@ class ResultHandler:
         if request is None or not self._rows.accepting[row]:
             return
         request.timeline.first_token()
+        self._times.sampled(request)
         if self._rows.length[row] == request.prompt_len:  # else it has begun in another row
             request.session.started(request)
 
@@ -89,6 +92,7 @@ class ResultHandler:
             if request is None:
                 raise AssertionError(f"row {row} is vacant")
             self._batcher.end(row)
+            self._times.finished(request)
             if request.max_tokens > 1:  # else it was no answer: a score, or a prompt to be warmed
                 self._batcher.answers.observe(int(self._rows.length[row]) - request.prompt_len)
             if stop:

@@ -12,7 +12,7 @@ higher. Retry-After is the time in which enough of those before will have begun 
 but after everybody else who was told to come back (`Tickets`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -72,6 +72,8 @@ class Door:
         self.refused: dict[str, int] = {}  # by name of the reason
         self.rate = DrainRate(clock)
         self.tickets = Tickets()
+        self.offered = Size()  # all that ever came, refused or not; who comes back as told has come once
+        self.begun = Size()  # all that ever began to run
         self._limits = limits.size
         self._clock = clock
         self._inside: dict[Request, int] = {}  # and the priority they came with
@@ -84,6 +86,23 @@ class Door:
         """What waits and has not run yet."""
         return self._size
 
+    @property
+    def by_tenant(self) -> Mapping[str, Size]:
+        """The same, by the tenant's name. A copy: any thread may ask."""
+        return dict(self._by_tenant)
+
+    def oldest(self) -> Mapping[str, float]:
+        """When the first of each tenant's came, by the clock. Any thread may ask; it looks at all."""
+        oldest: dict[str, float] = {}
+        for request in list(self._inside):  # in the order they came
+            oldest.setdefault(request.tenant.name, request.arrived)
+        return oldest
+
+    def turned_away(self, reason: "RefusalReason.ValueType") -> None:
+        """Counts a request that does not join, for whatever reason."""
+        name = RefusalReason.Name(reason)
+        self.refused[name] = self.refused.get(name, 0) + 1
+
     def ask(self, submit: Submit) -> Refusal | None:
         """Whether `submit` may not join. Refused ones get a ticket, and those with one hand it over."""
         now = self._clock()
@@ -91,13 +110,14 @@ class Door:
         size = Size(1, len(submit.tokens) // 4)
         key = _key_of(submit) if self.tickets else None
         due = self.tickets.wait(key, now) if key else None
+        if due is None:
+            self.offered = self.offered.plus(size)
         refusal = self._too_late(submit) or self._no_room(submit, size, has_ticket=due == 0)
         if refusal is None:
             if key:
                 self.tickets.claim(key)
             return None
-        name = RefusalReason.Name(refusal.reason)
-        self.refused[name] = self.refused.get(name, 0) + 1
+        self.turned_away(refusal.reason)
         if due:  # it has been told already, and did not wait
             return Refusal(refusal.reason, refusal.message, due)
         earliest = now + refusal.retry_after_s
@@ -145,6 +165,7 @@ class Door:
             del self._by_tenant[name]
         self._size = self._size.minus(size)
         if request.started:
+            self.begun = self.begun.plus(size)
             self.rate.started(size)
         if not self._inside:
             self.rate.empty()

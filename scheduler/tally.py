@@ -3,9 +3,14 @@
 import math
 import time
 
+from batchyard.metrics.buckets import MOVE_S, ROWS, STEP_TOKENS
+from batchyard.metrics.distribution import Distribution
+from protos.step_pb2 import Moved
 from scheduler.batcher import Batcher, Step
 from scheduler.cache_counts import CacheCounts
 from scheduler.meter import Meter
+from scheduler.step_cost import Work
+from scheduler.tiers import Tiers
 
 
 class Tally:
@@ -19,10 +24,22 @@ class Tally:
         self.rate = Meter()  # of these
         self.last_step: Step | None = None  # answered
         self.last_busy_us = 0  # and how long it was computed
+        self.prompt_tokens = 0  # computed
+        self.answer_tokens = 0  # computed: those of answers
+        self.busy_us = 0  # the device computed
+        self.rows = Distribution(ROWS)  # of each step
+        self.step_tokens = Distribution(STEP_TOKENS)
+        self.saves = Distribution(MOVE_S)  # seconds from being ordered to being done
+        self.loads = Distribution(MOVE_S)
         self.losses = 0  # streams that broke
         self.last_result = time.monotonic()
         self.lost_at = -math.inf  # when the last stream ended
         self._caches = CacheCounts()  # on streams before this one
+
+    @property
+    def work(self) -> Work:
+        """All of it so far."""
+        return Work(self.steps, self.answer_tokens, self.prompt_tokens, self.busy_us / 1e6)
 
     def connected(self) -> None:
         """A stream has been opened."""
@@ -37,6 +54,20 @@ class Tally:
         self.tokens += delivered
         self.rate.count(delivered, self.last_result)
         self.last_step, self.last_busy_us = step, busy_us
+        self.prompt_tokens += step.num_prompt_tokens
+        self.answer_tokens += step.num_tokens - step.num_prompt_tokens
+        self.busy_us += busy_us
+        self.rows.observe(step.num_rows)
+        self.step_tokens.observe(step.num_tokens)
+
+    def moved(self, tiers: Tiers, news: Moved) -> None:
+        """`news` of moves has come, of which `tiers` has not heard yet."""
+        now = time.monotonic()
+        saves, loads = tiers.done_by(news)
+        for save in saves:
+            self.saves.observe(now - save.ordered_at)
+        for load in loads:
+            self.loads.observe(now - load.ordered_at)
 
     def ended(self, batcher: Batcher) -> None:
         """The stream over which these books were kept is over."""

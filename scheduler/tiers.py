@@ -12,9 +12,10 @@ A request that was preempted left its full blocks in the cache like any other. S
 the same moves, when that pays, and computed again when not.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefix_cache.hashing import Digest
 from protos.packing import pack_i32
@@ -73,6 +74,7 @@ class Saves:
     step: int
     blocks: list[int]  # oldest first
     host_blocks: list[int]
+    ordered_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Load:
     depths: list[int]  # of those that arrive
     host_blocks: list[int]
     held: list[int]  # in the order of their sequence, those that arrive among them
+    ordered_at: float = field(default_factory=time.monotonic)
 
 
 class Tiers:
@@ -120,6 +123,13 @@ class Tiers:
     def in_motion_first(self) -> tuple[Saves | None, Load | None]:
         """The saves, and the load, that were sent first of those not done."""
         return self._saves[0] if self._saves else None, self._loads[0] if self._loads else None
+
+    def done_by(self, news: Moved) -> tuple[list[Saves], list[Load]]:
+        """The moves that `news` says are done; `moved` has not heard of it yet."""
+        return (
+            [saves for saves in self._saves if saves.step <= news.saved],
+            [load for load in self._loads if load.step <= news.loaded],
+        )
 
     def find(self, digests: Sequence[Digest]) -> Prefix:
         """How much of a chain is there, in either tier."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,6 +78,9 @@ class Outcome:
         return (self.ttft <= ttft) & (self.itl <= itl) & (self.count > 0)
 
 
+Beside = Callable[[Scheduler], Coroutine[None, None, None]]
+"""What goes on for as long as the scheduler runs, such as looking at it."""
+
 OPTIONS = LaneOptions(
     steps_in_flight=2,
     step_timeout=1e9,
@@ -92,14 +95,15 @@ def play(
     placement: Placement | None = None,
     options: LaneOptions = OPTIONS,
     concurrency: int | None = None,
+    beside: Beside | None = None,
 ) -> Outcome:
-    """Plays `arrivals` to the end, at most `concurrency` at a time, in virtual time."""
+    """Plays `arrivals` to the end, at most `concurrency` at a time, in virtual time; `beside` goes on too."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     transports = [SimulatedTransport(worker) for worker in workers]
     gc.collect()
     gc.freeze()
     try:
-        return run(serve(arrivals, transports, placement, options, concurrency))
+        return run(serve(arrivals, transports, placement, options, concurrency, beside))
     finally:
         gc.unfreeze()
 
@@ -110,6 +114,7 @@ async def serve(
     placement: Placement | None = None,
     options: LaneOptions = OPTIONS,
     concurrency: int | None = None,
+    beside: Beside | None = None,
 ) -> Outcome:
     """As `play`, on any workers, by the event loop's clock. The scheduler knows nothing of their caches."""
     scheduler = Scheduler(
@@ -122,6 +127,7 @@ async def serve(
     serving = asyncio.create_task(scheduler.run())
     while not all(lane.connected for lane in scheduler.lanes):
         await asyncio.sleep(0.001)
+    tasks = [serving, *([asyncio.create_task(beside(scheduler))] if beside else [])]
     session = scheduler.sessions.open()
     outcome = _blank(arrivals)
     turns = asyncio.Semaphore(concurrency or len(arrivals))
@@ -132,8 +138,9 @@ async def serve(
             over += 1
             turns.release()
     await asking
-    serving.cancel()
-    await asyncio.wait([serving])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     outcome.preemptions = scheduler.preemptions
     return outcome
 

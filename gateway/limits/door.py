@@ -50,7 +50,8 @@ class Door:
         standing = await self._limiter.ask(tenant.name, quota, stay.ask)
         observation.answer_headers.update(rate_limit_headers(quota, standing))
         if not standing.granted:
-            self._metrics.rate_limited.labels(tenant.name, standing.cause).inc()
+            name = self._metrics.tenants.label(tenant.name)
+            self._metrics.rate_limited.labels(name, standing.cause).inc()
             raise _refusal(tenant.name, quota, standing, stay.ask)
         try:
             async with aclosing(pieces):

@@ -1,11 +1,11 @@
 """The worker's /metrics over HTTP."""
 
-import socket
 import urllib.request
 
 import pytest
 
 from batchyard.errors import AddressInUse
+from batchyard.metrics.endpoint import serve_metrics
 from gpu_worker.launched import StepLoad
 from gpu_worker.metrics import WorkerMetrics
 from gpu_worker.observers import FinishedStep
@@ -18,15 +18,12 @@ def test_metrics_are_served():
     times = StepTimes(queue_us=500_000, forward_us=15_000, sample_us=1_000, idle_us=2_000, ended_ns=0)
     load = StepLoad(num_seqs=3, num_tokens=17, num_rows=4, num_blocks=9)
     metrics.observe(FinishedStep(StepBatch(), StepResult(), times, load))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    close = metrics.serve(port)
+    port, close = serve_metrics(0, [metrics.registry])
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
         with pytest.raises(AddressInUse, match=f"metrics on port {port}"):
-            WorkerMetrics(num_blocks=1).serve(port)
+            serve_metrics(port, [WorkerMetrics(num_blocks=1).registry])
     finally:
         close()
     assert "batchyard_worker_steps_total 1.0" in lines

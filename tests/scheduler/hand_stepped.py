@@ -1,6 +1,7 @@
 """A batcher and a simulated worker, stepped by hand."""
 
 import itertools
+import time
 from collections import Counter, deque
 
 import numpy as np
@@ -13,6 +14,7 @@ from scheduler.fairness import Tenants
 from scheduler.peak import AnswerLengths
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
+from scheduler.request_times import RequestTimes
 from scheduler.results import ResultHandler
 from scheduler.rows import Rows
 from scheduler.session import Sessions
@@ -56,7 +58,7 @@ class Bench:
             num_host_blocks=worker.num_host_blocks,
             answers=self.lengths,
         )
-        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB)
+        self.handler = ResultHandler(self.batcher, self.sessions, VOCAB, RequestTimes(time.monotonic))
         self.in_flight = deque()
 
     def lose_worker(self):

@@ -2,12 +2,12 @@ import asyncio
 import os
 import re
 import signal
-import urllib.request
 from pathlib import Path
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import generate_latest
 
 from batchyard.config import SchedulerSettings
 from batchyard.rpc import RpcServer, connect
@@ -15,9 +15,10 @@ from prefix_cache.mirror import PrefixMirror
 from protos.scheduling_pb2 import DescribeRequest, DrainRequest, Registration
 from protos.scheduling_pb2_grpc import SchedulerStub
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
+from scheduler.demand_meter import DemandMeter
 from scheduler.lease import Lease
 from scheduler.main import run
-from scheduler.metrics import serve_metrics
+from scheduler.metrics import SchedulerCollector, with_aliases
 from scheduler.redis_lease import RedisLease
 from tests.scheduler.helpers import Client, held_lease, make_scheduler
 from tests.scheduler.simulated_worker import SimulatedTransport, SimulatedWorker
@@ -120,14 +121,12 @@ async def test_a_worker_that_owes_an_answer_for_long_does_not_count(monkeypatch)
         assert scheduler.describe().ready
 
 
-async def read_metrics(scheduler):
-    server = serve_metrics(scheduler, held_lease(12), 0)
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/metrics"
-        return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read())).decode()
-    finally:
-        server.shutdown()
-        server.server_close()
+def collector_of(scheduler):
+    return SchedulerCollector(scheduler, held_lease(12), DemandMeter(scheduler, 1.0))
+
+
+async def read_metrics(scheduler, model_name="demo"):
+    return generate_latest(with_aliases(collector_of(scheduler), scheduler, model_name)).decode()
 
 
 async def test_hits_and_evictions_are_counted():

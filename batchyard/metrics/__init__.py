@@ -1,0 +1,1 @@
+"""What all processes' metrics have in common; what is counted is each process's own business."""
