@@ -20,6 +20,7 @@ from batchyard.metrics.vitals import Vitals
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _OURS = "batchyard_gateway_"
+_VLLM = "vllm:"
 
 ALIASES = (
     Alias("vllm:time_to_first_token_seconds", f"{_OURS}time_to_first_token_seconds"),
@@ -132,7 +133,10 @@ class Metrics:
 
     def exposition(self, names: Iterable[str] = ()) -> bytes:
         """The metrics that are named, or all, in Prometheus's text format; with those of other processes."""
+        names = list(names)
         everything: Collector = self.registry
         if self._multiprocess:
             everything = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
+        elif names and not any(name.startswith(_VLLM) for name in names):
+            everything = self.registry.restricted_registry(names)  # nothing else is even collected
         return generate_latest(Chosen(WithAliases(everything, ALIASES, lambda: self._model_name), names))

@@ -1,5 +1,7 @@
 """Which models there are, and how the service is: for clients, probes and Prometheus."""
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -49,7 +51,8 @@ def probes_router(service: Service, metrics: Metrics) -> APIRouter:
     @router.get("/metrics", **documented(None, secured=False))
     async def scrape(request: Request) -> Response:
         """Counts in Prometheus's text format. `name[]=` asks for one metric, and may be repeated."""
-        text = metrics.exposition(request.query_params.getlist("name[]"))
+        # On a thread: it takes milliseconds, in which answers are not to stand still.
+        text = await asyncio.to_thread(metrics.exposition, request.query_params.getlist("name[]"))
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     return router

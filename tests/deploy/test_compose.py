@@ -24,7 +24,9 @@ def read(name):
 
 def defaults(environment):
     """As compose fills in `${NAME:-default}` where nothing is set."""
-    return {name: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value) for name, value in environment.items()}
+    innermost = r"\$\{\w+:-([^${}]*)\}"
+    filled = {name: re.sub(innermost, r"\1", value) for name, value in environment.items()}
+    return filled if filled == environment else defaults(filled)
 
 
 def settings_of(service, *files):
@@ -90,6 +92,20 @@ def test_prometheus_scrapes_where_metrics_are():
     }
 
 
+def test_prometheus_finds_its_rules():
+    mounts = dict(
+        volume.split(":")[:2] for volume in read("docker-compose.yml")["services"]["prometheus"]["volumes"]
+    )
+    (rules,) = read("deploy/prometheus.yml")["rule_files"]
+    assert mounts[f"./deploy/{rules}"] == f"/etc/prometheus/{rules}"
+    assert read(f"deploy/{rules}")["groups"]
+
+
+def test_metrics_call_the_model_what_the_api_does():
+    assert settings_of("scheduler", "docker-compose.yml").served_model_name == "demo"
+    assert settings_of("gateway", "docker-compose.yml").model == "demo"
+
+
 @pytest.mark.parametrize("service", OURS)
 def test_health_checks_ask_where_the_process_listens(service):
     address = read("docker-compose.yml")["services"][service]["healthcheck"]["test"][-1]
@@ -132,6 +148,7 @@ def test_only_this_machine_reaches_the_ports_that_are_published():
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert {name for name, service in services.items() if "ports" in service} == {
         "gateway",
+        "grafana",
         "jaeger",
         "prometheus",
     }

@@ -1,6 +1,7 @@
 """The mirror against a real Redis."""
 
 import asyncio
+import time
 
 import pytest
 from redis.asyncio import Redis
@@ -72,3 +73,22 @@ async def test_closing_without_redis_is_quiet():
     mirror.note(KEY, 1, Remembered(digest(1), 1, 1))
     await mirror.close()
     assert mirror.away
+
+
+async def test_the_lag_is_as_old_as_the_first_block_that_was_not_written(mirror, redis_server):
+    assert mirror.lag_seconds == 0
+    mirror.note(KEY, 1, Remembered(digest(1), 1, 1))
+    await written(mirror)
+    assert mirror.lag_seconds == 0
+    await redis_server.kill()
+    noted = time.monotonic()
+    mirror.note(KEY, 2, Remembered(digest(2), 1, 2))
+    async with asyncio.timeout(10):
+        while mirror.lag_seconds < 0.1:  # over several tries to write it
+            await asyncio.sleep(0.01)
+    mirror.note(KEY, 3, Remembered(digest(3), 1, 3))
+    assert mirror.away
+    assert 0.1 <= mirror.lag_seconds <= time.monotonic() - noted
+    await redis_server.start()
+    await written(mirror)
+    assert mirror.lag_seconds == 0
