@@ -57,10 +57,10 @@ class Line:
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY_S)
 
-    async def describe(self, timeout_s: float) -> Description:
+    async def describe(self, timeout_s: float, max_tenants: int) -> Description:
         """The scheduler's state. Raises SchedulerLost where it does not answer within `timeout_s` seconds."""
         try:
-            return await self._stub.Describe(DescribeRequest(), timeout=timeout_s)
+            return await self._stub.Describe(DescribeRequest(max_tenants=max_tenants), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             log.debug("the scheduler does not answer", address=self.address, reason=error.details())
             raise SchedulerLost("the scheduler does not answer") from error

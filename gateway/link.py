@@ -104,11 +104,14 @@ class SchedulerLink:
             self._active[1].submit(request.id)
         return subscription
 
-    async def describe(self, timeout_s: float = 2.0) -> Description:
-        """The active scheduler's state. Raises SchedulerLost where none tells it in `timeout_s` seconds."""
+    async def describe(self, timeout_s: float = 2.0, max_tenants: int = 0) -> Description:
+        """The active scheduler's state, with so many of the tenants that have requests.
+
+        Raises SchedulerLost where none tells it in `timeout_s` seconds.
+        """
         if self._active is None:
             raise self._lost()
-        return await self._active[0].describe(timeout_s)
+        return await self._active[0].describe(timeout_s, max_tenants)
 
     def _end(self, submit_id: int) -> None:
         # What was live no more has ended by itself.

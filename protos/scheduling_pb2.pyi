@@ -560,9 +560,16 @@ Global___Refused: typing_extensions.TypeAlias = Refused
 class DescribeRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    MAX_TENANTS_FIELD_NUMBER: builtins.int
+    max_tenants: builtins.int
+    """to tell of, those with the most requests first; 0 where nobody looks at them"""
     def __init__(
         self,
+        *,
+        max_tenants: builtins.int = ...,
     ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["max_tenants", b"max_tenants"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___DescribeRequest: typing_extensions.TypeAlias = DescribeRequest
 
@@ -580,6 +587,9 @@ class Description(google.protobuf.message.Message):
     WORKERS_FIELD_NUMBER: builtins.int
     WARMING_FIELD_NUMBER: builtins.int
     FENCE_FIELD_NUMBER: builtins.int
+    QUEUE_TOKENS_FIELD_NUMBER: builtins.int
+    TENANTS_FIELD_NUMBER: builtins.int
+    NUM_TENANTS_FIELD_NUMBER: builtins.int
     ready: builtins.bool
     """tokens can flow now: a worker takes requests, is warm, and answers its steps"""
     max_model_len: builtins.int
@@ -591,8 +601,14 @@ class Description(google.protobuf.message.Message):
     """warm prompts that the worker with most of them still lacks"""
     fence: builtins.int
     """of this scheduler while it is the active one, else 0"""
+    queue_tokens: builtins.int
+    """of requests that have not begun to run"""
+    num_tenants: builtins.int
+    """with requests; more than are told of, maybe"""
     @property
     def workers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___WorkerState]: ...
+    @property
+    def tenants(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___TenantState]: ...
     def __init__(
         self,
         *,
@@ -604,11 +620,42 @@ class Description(google.protobuf.message.Message):
         workers: collections.abc.Iterable[Global___WorkerState] | None = ...,
         warming: builtins.int = ...,
         fence: builtins.int = ...,
+        queue_tokens: builtins.int = ...,
+        tenants: collections.abc.Iterable[Global___TenantState] | None = ...,
+        num_tenants: builtins.int = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["fence", b"fence", "max_model_len", b"max_model_len", "ready", b"ready", "running", b"running", "vocab_size", b"vocab_size", "waiting", b"waiting", "warming", b"warming", "workers", b"workers"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["fence", b"fence", "max_model_len", b"max_model_len", "num_tenants", b"num_tenants", "queue_tokens", b"queue_tokens", "ready", b"ready", "running", b"running", "tenants", b"tenants", "vocab_size", b"vocab_size", "waiting", b"waiting", "warming", b"warming", "workers", b"workers"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___Description: typing_extensions.TypeAlias = Description
+
+@typing.final
+class TenantState(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    WEIGHT_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    RUNNING_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """empty where there are no tenants"""
+    weight: builtins.float
+    waiting: builtins.int
+    """requests without a row"""
+    running: builtins.int
+    """requests in rows"""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        weight: builtins.float = ...,
+        waiting: builtins.int = ...,
+        running: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["name", b"name", "running", b"running", "waiting", b"waiting", "weight", b"weight"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___TenantState: typing_extensions.TypeAlias = TenantState
 
 @typing.final
 class WorkerState(google.protobuf.message.Message):
@@ -629,6 +676,9 @@ class WorkerState(google.protobuf.message.Message):
     SECONDS_SINCE_STEP_FIELD_NUMBER: builtins.int
     DRAINING_FIELD_NUMBER: builtins.int
     WEIGHT_FIELD_NUMBER: builtins.int
+    GENERATED_TOKENS_FIELD_NUMBER: builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: builtins.int
+    LAST_STEP_FIELD_NUMBER: builtins.int
     worker_id: builtins.str
     address: builtins.str
     connected: builtins.bool
@@ -650,6 +700,14 @@ class WorkerState(google.protobuf.message.Message):
     draining: builtins.bool
     """gets no more requests: it is to be let go, or has been"""
     weight: builtins.float
+    generated_tokens: builtins.int
+    """since this scheduler started"""
+    tokens_per_second: builtins.float
+    """of them, over the last two seconds"""
+    @property
+    def last_step(self) -> Global___StepState:
+        """answered; unset before the first"""
+
     def __init__(
         self,
         *,
@@ -668,8 +726,44 @@ class WorkerState(google.protobuf.message.Message):
         seconds_since_step: builtins.float = ...,
         draining: builtins.bool = ...,
         weight: builtins.float = ...,
+        generated_tokens: builtins.int = ...,
+        tokens_per_second: builtins.float = ...,
+        last_step: Global___StepState | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "cached_blocks", b"cached_blocks", "connected", b"connected", "device", b"device", "draining", b"draining", "free_blocks", b"free_blocks", "held_blocks", b"held_blocks", "max_rows", b"max_rows", "num_blocks", b"num_blocks", "rows", b"rows", "seconds_since_step", b"seconds_since_step", "steps", b"steps", "steps_in_flight", b"steps_in_flight", "weight", b"weight", "worker_id", b"worker_id"]
+    _HasFieldArgType: typing_extensions.TypeAlias = typing.Literal["last_step", b"last_step"]
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["address", b"address", "cached_blocks", b"cached_blocks", "connected", b"connected", "device", b"device", "draining", b"draining", "free_blocks", b"free_blocks", "generated_tokens", b"generated_tokens", "held_blocks", b"held_blocks", "last_step", b"last_step", "max_rows", b"max_rows", "num_blocks", b"num_blocks", "rows", b"rows", "seconds_since_step", b"seconds_since_step", "steps", b"steps", "steps_in_flight", b"steps_in_flight", "tokens_per_second", b"tokens_per_second", "weight", b"weight", "worker_id", b"worker_id"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___WorkerState: typing_extensions.TypeAlias = WorkerState
+
+@typing.final
+class StepState(google.protobuf.message.Message):
+    """One step, as composed and as executed."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: builtins.int
+    BUSY_US_FIELD_NUMBER: builtins.int
+    rows: builtins.int
+    """that took part"""
+    tokens: builtins.int
+    """computed"""
+    prompt_tokens: builtins.int
+    """of these"""
+    busy_us: builtins.int
+    """forward and sampling"""
+    def __init__(
+        self,
+        *,
+        rows: builtins.int = ...,
+        tokens: builtins.int = ...,
+        prompt_tokens: builtins.int = ...,
+        busy_us: builtins.int = ...,
+    ) -> None: ...
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["busy_us", b"busy_us", "prompt_tokens", b"prompt_tokens", "rows", b"rows", "tokens", b"tokens"]
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+
+Global___StepState: typing_extensions.TypeAlias = StepState

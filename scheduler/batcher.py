@@ -58,6 +58,11 @@ class Step:
     sent_at: float = field(default_factory=time.monotonic)
 
     @property
+    def num_rows(self) -> int:
+        """Rows that took part: one token each where they decode, a chunk each where they prefill."""
+        return self.num_tokens - self.num_prompt_tokens + len(self.batch.chunk_rows) // 4
+
+    @property
     def age_us(self) -> float:
         """Microseconds since it was sent."""
         return (time.monotonic() - self.sent_at) * 1e6

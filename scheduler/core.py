@@ -138,8 +138,9 @@ class Scheduler:
         self._wake()
 
     def describe(self) -> Description:
-        """The state now."""
-        return describe(self.lanes, len(self.waiting) + len(self.suspects.waiting), self._warming)
+        """The state now, but for tenants."""
+        waiting = len(self.waiting) + len(self.suspects.waiting)
+        return describe(self.lanes, waiting, round(self.door.size.tokens), self._warming)
 
     # What the lanes tell
 

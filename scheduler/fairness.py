@@ -83,6 +83,11 @@ class Tenants:
     def __len__(self) -> int:
         return len(self._known)
 
+    def present(self) -> list[Tenant]:
+        """Those with requests, who has the most of them first. Looks at everybody known."""
+        present = [tenant for tenant in self._known.values() if tenant.waiting or tenant.rows]
+        return sorted(present, key=lambda tenant: (-tenant.waiting - tenant.rows, tenant.name))
+
     def arriving(self, name: str, weight: float) -> Tenant:
         """The tenant whose request comes in now, lifted if none of its own waits.
 

@@ -317,7 +317,7 @@ class Lane:
         connection.learn(step, result, now)
         self._watch.answered(step, now)
         self.breaker.answered()
-        self.tally.answered(step, delivered)
+        self.tally.answered(step, delivered, result.forward_us + result.sample_us)
         self._connector.sessions.flush()
 
     async def _keep_watch(self, connection: Connection) -> None:

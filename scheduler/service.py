@@ -26,6 +26,7 @@ from scheduler.core import Scheduler
 from scheduler.lease import Lease
 from scheduler.registry import Registry, address_from
 from scheduler.session import Session
+from scheduler.state import describe_tenants
 
 log = structlog.get_logger()
 
@@ -64,6 +65,8 @@ class SchedulerService(SchedulerServicer):
         """The state now."""
         description = self._scheduler.describe()
         description.fence = self._lease.fence
+        if request.max_tenants > 0:
+            describe_tenants(description, self._scheduler.tenants, request.max_tenants)
         return description
 
     async def Warm(self, request: WarmRequest, context: Any) -> WarmReply:  # noqa: N802

@@ -3,15 +3,20 @@
 import time
 from collections.abc import Sequence
 
-from protos.scheduling_pb2 import Description, WorkerState
+from protos.scheduling_pb2 import Description, StepState, TenantState, WorkerState
+from scheduler.fairness import Tenants
 from scheduler.lane import Lane
+from scheduler.tally import Tally
 from scheduler.warming import Warming
 
 STALLED_SECONDS = 10.0  # a worker that has owed an answer for so long is not expected to give it soon
 
 
-def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Description:
-    """Counts over all workers; `waiting` are the requests not given to any of them yet."""
+def describe(lanes: Sequence[Lane], waiting: int, queue_tokens: int, warming: Warming) -> Description:
+    """Counts over all workers; `waiting` are the requests not given to any of them yet.
+
+    `queue_tokens` are those of all that have not begun to run.
+    """
     workers = [lane.worker for lane in lanes if lane.connected and lane.worker]
     states = [_state(lane) for lane in lanes]
     return Description(
@@ -22,6 +27,17 @@ def describe(lanes: Sequence[Lane], waiting: int, warming: Warming) -> Descripti
         waiting=waiting + sum(_waiting(lane) for lane in lanes),
         running=sum(len(lane.batcher.running) for lane in lanes if lane.batcher),
         workers=states,
+        queue_tokens=queue_tokens,
+    )
+
+
+def describe_tenants(description: Description, tenants: Tenants, most: int) -> None:
+    """Adds `most` of the tenants that have requests. It sorts them: not for those who ask all the time."""
+    present = tenants.present()
+    description.num_tenants = len(present)
+    description.tenants.extend(
+        TenantState(name=each.name, weight=each.weight, waiting=each.waiting, running=each.rows)
+        for each in present[:most]
     )
 
 
@@ -41,6 +57,9 @@ def _state(lane: Lane) -> WorkerState:
         steps=lane.tally.steps,
         draining=lane.draining,
         weight=lane.weight,
+        generated_tokens=lane.tally.tokens,
+        tokens_per_second=lane.tally.rate.per_second(time.monotonic()),
+        last_step=_last_step(lane.tally),
     )
     if lane.worker:
         state.worker_id = lane.worker.worker_id
@@ -55,3 +74,14 @@ def _state(lane: Lane) -> WorkerState:
         state.cached_blocks = batcher.pool.cached
         state.seconds_since_step = time.monotonic() - lane.tally.last_result
     return state
+
+
+def _last_step(tally: Tally) -> StepState | None:
+    if (step := tally.last_step) is None:
+        return None
+    return StepState(
+        rows=step.num_rows,
+        tokens=step.num_tokens,
+        prompt_tokens=step.num_prompt_tokens,
+        busy_us=tally.last_busy_us,
+    )

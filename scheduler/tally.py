@@ -5,6 +5,7 @@ import time
 
 from scheduler.batcher import Batcher, Step
 from scheduler.cache_counts import CacheCounts
+from scheduler.meter import Meter
 
 
 class Tally:
@@ -15,6 +16,9 @@ class Tally:
         self.steps = 0
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
+        self.rate = Meter()  # of these
+        self.last_step: Step | None = None  # answered
+        self.last_busy_us = 0  # and how long it was computed
         self.losses = 0  # streams that broke
         self.last_result = time.monotonic()
         self.lost_at = -math.inf  # when the last stream ended
@@ -25,12 +29,14 @@ class Tally:
         self.streams += 1
         self.last_result = time.monotonic()
 
-    def answered(self, step: Step, delivered: int) -> None:
-        """`step` brought so many tokens."""
+    def answered(self, step: Step, delivered: int, busy_us: int) -> None:
+        """`step` brought so many tokens, and was computed in so many microseconds."""
         self.last_result = time.monotonic()
         self.steps += 1
         self.step_seconds += self.last_result - step.sent_at
         self.tokens += delivered
+        self.rate.count(delivered, self.last_result)
+        self.last_step, self.last_busy_us = step, busy_us
 
     def ended(self, batcher: Batcher) -> None:
         """The stream over which these books were kept is over."""

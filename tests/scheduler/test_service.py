@@ -85,6 +85,24 @@ async def test_a_request_over_both_hops(stack):
     assert state.vocab_size == 50
 
 
+async def test_the_state_has_the_last_step_of_a_worker_and_the_tenants_that_are_asked_for(stack):
+    _, stub = stack
+    assert not (await stub.Describe(DescribeRequest())).workers[0].HasField("last_step")
+    call = stub.Connect()
+    asked = [submit(n, [n, 1, 2], 250, tenant=name) for n, name in enumerate("aabbbc", start=1)]
+    await call.write(GatewayMessage(submit=asked))
+    await call.read()
+    state = await stub.Describe(DescribeRequest(max_tenants=2))
+    assert [(tenant.name, tenant.weight) for tenant in state.tenants] == [("b", 1), ("a", 1)]
+    assert [tenant.waiting + tenant.running for tenant in state.tenants] == [3, 2]
+    assert state.num_tenants == 3
+    step = state.workers[0].last_step
+    assert 0 < step.rows <= step.tokens
+    assert state.workers[0].generated_tokens > 0
+    assert list((await stub.Describe(DescribeRequest())).tenants) == []
+    call.cancel()
+
+
 async def test_a_gateway_that_hangs_up_leaves_nothing_behind(stack):
     scheduler, stub = stack
     call = stub.Connect()
