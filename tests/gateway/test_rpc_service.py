@@ -12,6 +12,7 @@ from opentelemetry.trace import NoOpTracer
 
 from batchyard.errors import InvalidRequest, Overloaded, SchedulerLost, WorkerLost
 from batchyard.rpc import RpcServer, connect
+from gateway.console.journal import Journal
 from gateway.keys.records import record_for
 from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
@@ -36,7 +37,7 @@ async def serve(tmp_path):
         metrics = Metrics()
         door = Door(limiter or LocalLimiter(), metrics)
         keys = keys or KeyRing(fixed=api_key)
-        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, client_timeout_s)
+        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, Journal(), client_timeout_s)
         server = RpcServer(f"unix:{tmp_path}/gateway.sock")
         server.add(add_InferenceServicer_to_server, inference, SERVICE)
         await server.start()
