@@ -17,8 +17,8 @@ class Tally:
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
         self.rate = Meter()  # of these
-        self.last_step: Step | None = None  # answered
-        self.last_busy_us = 0  # and how long it was computed
+        self.last_step: Step | None = None  # answered, of those that computed something
+        self.last_busy_us = 0  # and how long it did
         self.losses = 0  # streams that broke
         self.last_result = time.monotonic()
         self.lost_at = -math.inf  # when the last stream ended
@@ -36,7 +36,8 @@ class Tally:
         self.step_seconds += self.last_result - step.sent_at
         self.tokens += delivered
         self.rate.count(delivered, self.last_result)
-        self.last_step, self.last_busy_us = step, busy_us
+        if step.num_tokens:  # else it only told the worker of rows that are over
+            self.last_step, self.last_busy_us = step, busy_us
 
     def ended(self, batcher: Batcher) -> None:
         """The stream over which these books were kept is over."""
