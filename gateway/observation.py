@@ -182,7 +182,8 @@ class Observation:
             cached_tokens=self._cached_tokens,
             ttft=None if self._ttft is None else round(1e3 * self._ttft, 2),
             duration=round(1e3 * seconds, 2),
-            segments=self._waterfall.segments(first_token, self.started + seconds),
+            segments=self._waterfall.segments(first_token, self.started + seconds, self.timing),
+            timing=told(self.timing),
             trace_id=self.traceparent[3:35],
         )
 

@@ -38,6 +38,7 @@ class RequestRecord(BaseModel):
     ttft: float | None
     duration: float
     segments: tuple[Segment, ...]
+    timing: dict[str, float | int | str]  # the scheduler's account, as in the log
     trace_id: str  # empty where it is not traced
 
 

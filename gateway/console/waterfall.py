@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.console.journal import Segment
+from protos.scheduling_pb2 import Timing
 
 
 class Waterfall:
@@ -44,14 +45,29 @@ class Waterfall:
         """A piece of an answer has come."""
         self._last_token = now
 
-    def segments(self, first_token: float | None, ended: float) -> tuple[Segment, ...]:
+    def segments(self, first_token: float | None, ended: float, timing: Timing | None) -> tuple[Segment, ...]:
         """All of them, in order. `first_token` is None where none came until it `ended`."""
         segments = list(self._segments)
         if self._asked is not None:
-            segments.append(self._between("wait", self._asked, first_token or ended))
-        if first_token is not None and self._last_token is not None:
-            segments.append(self._between("decode", first_token, self._last_token))
+            first, last = first_token or ended, self._last_token or ended
+            if timing is None:
+                segments.append(self._between("wait", self._asked, first))
+                segments.append(self._between("decode", first, last))
+            else:
+                segments += self._told(self._asked, first, last, timing)
         return tuple(segment for segment in segments if segment.length > 0)
+
+    def _told(self, asked: float, first_token: float, last: float, timing: Timing) -> list[Segment]:
+        queued = asked + (timing.queued_ms - timing.requeued_ms) / 1e3
+        prefilled = queued + timing.prefill_ms / 1e3  # of all its rows: after the first token, maybe
+        decodes = max(first_token, prefilled)
+        paused = max(decodes, last - timing.requeued_ms / 1e3)
+        return [
+            self._between("queue", asked, queued),
+            self._between("prefill", queued, prefilled),
+            self._between("decode", decodes, paused),
+            self._between("paused", paused, last),
+        ]
 
     def _between(self, name: str, start: float, end: float) -> Segment:
         return Segment(name, round(1e3 * (start - self._arrived), 2), round(1e3 * (end - start), 2))

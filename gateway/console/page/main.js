@@ -7,7 +7,7 @@ import { showOverview } from "./overview.js";
 import { setUpPlayground, updatePlayground } from "./playground.js";
 import { Poll } from "./poll.js";
 import { showQueue } from "./queue.js";
-import { showLegend, showRequests } from "./requests.js";
+import { setUpRequests, showRequests } from "./requests.js";
 import { showWorkers } from "./workers.js";
 
 const STALE = 4000; // ms since the gateway last saw its scheduler
@@ -21,6 +21,7 @@ function state(told) {
   document.body.classList.remove("stale");
   byId("key-form").hidden = true;
   byId("main").hidden = false;
+  document.body.classList.toggle("own", told.key !== null);
   setText(byId("model"), told.model);
   byId("whose").hidden = told.key === null;
   setText(byId("whose"), `Key ${told.key}`);
@@ -77,6 +78,6 @@ byId("forget-key").addEventListener("click", () => {
   poll.now();
 });
 
-showLegend();
+setUpRequests();
 setUpPlayground();
 poll.now();

@@ -21,13 +21,12 @@ export class Poll {
     clearTimeout(this.#timer);
     if (this.#asking || document.hidden) return;
     this.#asking = true;
-    try {
-      await this.#ask();
-    } finally {
-      this.#asking = false;
-      this.#timer = setTimeout(() => this.now(), EVERY);
-    }
+    const again = await this.#ask();
+    this.#asking = false;
+    if (again) this.#timer = setTimeout(() => this.now(), EVERY);
   }
+
+  /** Whether to ask again: without a key there is no use in that. */
 
   async #ask() {
     let response, body;
@@ -36,10 +35,11 @@ export class Poll {
       body = await response.json();
     } catch (error) {
       this.#told.lost(error.name === "TimeoutError" ? "The server does not answer." : "The server cannot be reached.");
-      return;
+      return true;
     }
     if (response.ok) this.#told.state(body);
     else if (response.status === 401) this.#told.unauthorized(body.error.message);
     else this.#told.lost(body.error?.message ?? `The server answers ${response.status}.`);
+    return response.status !== 401;
   }
 }

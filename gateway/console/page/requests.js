@@ -1,6 +1,6 @@
 // The requests that were answered last, and where their time went.
 
-import { byId, element, sync } from "./dom.js";
+import { byId, element, setText, sync } from "./dom.js";
 import { clock, count, duration } from "./format.js";
 
 const SEGMENTS = {
@@ -8,24 +8,37 @@ const SEGMENTS = {
   limits: "asking for the key's limits",
   queue: "until it had a row on a worker",
   wait: "queue and prefill, not told apart",
-  prefill: "until the first token",
+  prefill: "computing the prompt",
   decode: "until the last token",
   paused: "without its row for a while",
 };
 
-export function showLegend() {
+export function setUpRequests() {
+  byId("all-requests").addEventListener("click", () => {
+    all = !all;
+    showRequests(last);
+  });
   byId("legend").append(
     ...Object.entries(SEGMENTS).map(([name, meaning]) => element("li", { class: `key segment-${name}`, title: meaning }, name)),
   );
 }
 
+const FEW = 15;
+
+let all = false;
+let last = null;
+
 export function showRequests(state) {
+  last = state;
   const requests = state.requests;
+  const button = byId("all-requests");
+  button.hidden = requests.length <= FEW;
+  setText(button, all ? "Show fewer" : `Show all ${requests.length}`);
   byId("no-requests").hidden = requests.length > 0;
   byId("requests").hidden = !requests.length;
   const used = new Set(requests.flatMap((request) => request.segments.map(([name]) => name)));
   for (const item of byId("legend").children) item.hidden = !used.has(item.textContent);
-  sync(byId("request-rows"), requests, (request) => `${request.id} ${request.arrived}`, make);
+  sync(byId("request-rows"), all ? requests : requests.slice(0, FEW), (request) => `${request.id} ${request.arrived}`, make);
 }
 
 function make(request) {
@@ -66,7 +79,8 @@ function tokens(request) {
 }
 
 function waterfall(request) {
-  const told = request.segments.map(([name, , length]) => `${name} ${duration(length)}`).join(" · ");
+  const lengths = request.segments.map(([name, , length]) => `${name} ${duration(length)}`);
+  const told = [...lengths, ...notes(request.timing)].join(" · ");
   const bars = request.segments.map(([name, start, length]) => {
     const bar = element("span", { class: `segment-${name}`, title: `${name}: ${duration(length)}, ${SEGMENTS[name] ?? ""}` });
     bar.style.left = `${(100 * start) / request.duration}%`;
@@ -74,4 +88,16 @@ function waterfall(request) {
     return bar;
   });
   return [element("div", { class: "waterfall", "aria-hidden": "true" }, ...bars), element("span", { class: "what muted" }, told || "–")];
+}
+
+/** What else the scheduler tells, where there is something to tell. */
+function notes({ worker, chunks, preemptions, retries, migrations }) {
+  const times = (number, what) => (number ? [`${what} ${number === 1 ? "once" : `${number} times`}`] : []);
+  return [
+    ...(chunks > 1 ? [`${chunks} chunks`] : []),
+    ...times(preemptions, "preempted"),
+    ...times(retries, "lost its worker"),
+    ...times(migrations, "moved"),
+    ...(worker ? [`on ${worker}`] : []),
+  ];
 }

@@ -104,9 +104,11 @@ class Page:
     async def click(self, selector: str) -> None:
         await self.js(f"document.querySelector({json.dumps(selector)}).click()")
 
-    async def press(self, key: str) -> None:
+    async def enter(self) -> None:
+        """Presses that key."""
         for kind in ("keyDown", "keyUp"):
-            await self.command("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            pressed = {"key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCode": 13}
+            await self.command("Input.dispatchKeyEvent", type=kind, **pressed)
 
     async def screenshot(self) -> bytes:
         shot = await self.command("Page.captureScreenshot", format="png")

@@ -26,6 +26,7 @@ def record(name: str, arrived: float = 1000.0) -> RequestRecord:
         ttft=1.5,
         duration=10.0,
         segments=(Segment("wait", 0.0, 1.5), Segment("decode", 1.5, 8.5)),
+        timing={"queued_ms": 0.5, "chunks": 1, "worker": "w"},
         trace_id="",
     )
 
