@@ -16,6 +16,7 @@ from gateway.keys.records import Tenant
 from gateway.readiness import Look, Watch
 from protos.scheduling_pb2 import Description, TenantState, WorkerState
 
+_VERSION = version("batchyard")
 TENANTS_ASKED = 1000  # of the scheduler, so that a key finds itself among them
 _TENANTS_SHOWN = 50
 _STALLED_S = 5.0  # for which a worker has owed an answer
@@ -44,7 +45,7 @@ class Console:
         look = self.watch.last
         whose = None if tenant.operator else tenant.name
         state: Json = {
-            "version": version("batchyard"),
+            "version": _VERSION,
             "model": self.model,
             "key": whose,
             "time": round(time.time() * 1e3),

@@ -46,6 +46,10 @@ async def page(tmp_path):
 
 async def sign_in(page, stack, key):
     await page.visit(f"{stack.base_url}/console")
+    await type_key(page, key)
+
+
+async def type_key(page, key):
     await page.until("!document.querySelector('#key-form').hidden")
     # That is the answer to a request without a key, not a fault of the page.
     assert all("401" in complaint for complaint in page.complaints)
@@ -90,17 +94,27 @@ async def test_an_operator_sees_workers_and_requests_with_their_waterfalls(page,
     assert await page.js("document.querySelectorAll('.spark svg polyline').length") == 3
 
 
-async def test_an_ordinary_key_sees_its_own_and_can_be_forgotten(page, stack, keys):
+async def test_an_ordinary_key_sees_its_own_and_nothing_that_another_one_saw(page, stack, keys):
     await ask(stack, keys["ops"], **{"x-request-id": "of-ops"})
     await ask(stack, keys["alice"], **{"x-request-id": "also-of-alice"})
-    await sign_in(page, stack, keys["alice"])
+    await sign_in(page, stack, keys["ops"])
+    await page.until("document.querySelector('#request-rows').innerText.includes('of-ops')")
+    await page.click("#forget-key")
+    await type_key(page, keys["alice"])
     await page.until(f"{ROW}?.innerText.includes('also-of-alice')")
-    assert "of-ops" not in await page.text("body")
+    assert "of-ops" not in await page.js("document.documentElement.outerHTML")
     assert not await page.js("document.querySelector('#workers-section').checkVisibility()")
     assert await page.text("#whose") == "Key alice"
-    await page.click("#forget-key")
+
+
+async def test_a_wrong_key_is_said_to_be_wrong(page, stack):
+    await page.visit(f"{stack.base_url}/console")
     await page.until("!document.querySelector('#key-form').hidden")
-    page.complaints.clear()  # 401 again
+    await page.type("#key", "by-nobody")
+    await page.enter()
+    await page.until("document.querySelector('#key-problem').checkVisibility()")
+    assert await page.text("#key-problem") == "The API key is wrong."
+    page.complaints.clear()  # 401, twice
 
 
 async def test_the_playground_streams_with_the_time_of_each_token(page, stack, keys):

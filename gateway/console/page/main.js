@@ -42,11 +42,12 @@ function gateways({ heard, of }) {
 }
 
 function unauthorized(message) {
+  if (!byId("main").hidden) {
+    location.reload(); // nothing of what one key saw stays for the next
+    return;
+  }
   byId("key-problem").hidden = !key();
   setText(byId("key-problem"), message);
-  byId("main").hidden = true;
-  byId("forget-key").hidden = true;
-  byId("whose").hidden = true;
   health("bad", "Key needed", "");
   if (byId("key-form").hidden) {
     byId("key-form").hidden = false;
@@ -75,7 +76,7 @@ byId("key-form").addEventListener("submit", (event) => {
 });
 byId("forget-key").addEventListener("click", () => {
   forgetKey();
-  poll.now();
+  location.reload();
 });
 
 setUpRequests();

@@ -80,14 +80,17 @@ function tokens(request) {
 
 function waterfall(request) {
   const lengths = request.segments.map(([name, , length]) => `${name} ${duration(length)}`);
-  const told = [...lengths, ...notes(request.timing)].join(" · ");
+  const told = [...lengths, ...notes(request.timing)].flatMap((part, index) => [
+    ...(index ? [" · "] : []),
+    element("span", { class: "part" }, part),
+  ]);
   const bars = request.segments.map(([name, start, length]) => {
     const bar = element("span", { class: `segment-${name}`, title: `${name}: ${duration(length)}, ${SEGMENTS[name] ?? ""}` });
     bar.style.left = `${(100 * start) / request.duration}%`;
     bar.style.width = `${(100 * length) / request.duration}%`;
     return bar;
   });
-  return [element("div", { class: "waterfall", "aria-hidden": "true" }, ...bars), element("span", { class: "what muted" }, told || "–")];
+  return [element("div", { class: "waterfall", "aria-hidden": "true" }, ...bars), element("span", { class: "what muted" }, ...told)];
 }
 
 /** What else the scheduler tells, where there is something to tell. */

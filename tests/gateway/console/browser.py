@@ -5,6 +5,7 @@ https://chromedevtools.github.io/devtools-protocol/
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 import shutil
@@ -84,12 +85,14 @@ class Page:
         return answer["result"].get("value")
 
     async def until(self, expression: str, seconds: float = DEADLINE_S):
-        """Waits until `expression` is true, and gives its value."""
+        """Waits until `expression` is true, and gives its value. A page that is being loaded has none."""
         try:
             async with asyncio.timeout(seconds):
-                while not (value := await self.js(expression)):
+                while True:
+                    with contextlib.suppress(AssertionError):
+                        if value := await self.js(expression):
+                            return value
                     await asyncio.sleep(0.03)
-                return value
         except TimeoutError:
             text = await self.js("document.body.innerText")
             pytest.fail(f"never true: {expression}\n{self.complaints}\n{text}")
