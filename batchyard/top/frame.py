@@ -17,14 +17,15 @@ _WATERFALL = 24  # columns
 _WIDE = 110  # columns from which on there is room for it
 _STATES = {"busy": "green", "idle": "default", "draining": "yellow", "away": "red", "stalled": "red"}
 _SEGMENTS = {
-    "tokenize": "white",
-    "limits": "magenta",
-    "queue": "yellow",
-    "wait": "yellow",
-    "prefill": "blue",
-    "decode": "green",
-    "paused": "red",
+    "tokenize": ("t", "white"),
+    "limits": ("l", "magenta"),
+    "queue": ("q", "yellow"),
+    "wait": ("w", "yellow"),
+    "prefill": ("p", "blue"),
+    "decode": ("d", "green"),
+    "paused": ("z", "red"),
 }
+_NOTHING = (" ", "default")
 
 
 def frame(state: State, width: int, height: int, trouble: str | None = None) -> RenderableType:
@@ -42,8 +43,10 @@ def frame(state: State, width: int, height: int, trouble: str | None = None) -> 
         if table is not None:
             parts += ["", table]
             used += 2 + min(lines, table.row_count)
-    if state["requests"] and (room := height - used - 3) > 0:
+    if state["requests"] and (room := height - used - 4) > 0:
         parts += ["", _requests(state["requests"][:room], width)]
+        if width >= _WIDE:
+            parts.append(_legend())
     return Group(*parts)
 
 
@@ -118,7 +121,7 @@ def _workers(state: State) -> Table | None:
             _blocks(blocks),
             f"{100 * blocks['held'] / blocks['total']:.0f}%" if blocks["total"] else "-",
             f"{worker['rows']}/{worker['max_rows']}",
-            f"{step['rows']} rows {step['tokens']} tok" if step else "-",
+            f"{_number(step['rows'], 'row')}, {_number(step['tokens'], 'token')}" if step else "-",
             _ms(step["duration"]) if step else "-",
             f"{worker['tokens_per_second']:,.0f}",
         )
@@ -166,13 +169,25 @@ def _requests(requests: Sequence[dict[str, Any]], width: int) -> Table:
 
 
 def _waterfall(request: dict[str, Any]) -> Text:
-    """Each column has the colour, and the first letter, of what the time there went to."""
+    """Each column has the colour, and the letter, of what the time there went to."""
     line = Text()
     for column in range(_WATERFALL):
         at = (column + 0.5) / _WATERFALL * request["duration"]
-        name = next((n for n, start, length in request["segments"] if start <= at < start + length), None)
-        line.append(name[0] if name else " ", f"black on {_SEGMENTS.get(name, 'white')}" if name else "")
+        name = next((n for n, start, length in request["segments"] if start <= at < start + length), "")
+        letter, colour = _SEGMENTS.get(name, _NOTHING)
+        line.append(letter, "" if letter == " " else f"black on {colour}")
     return line
+
+
+def _legend() -> Text:
+    legend = _line()
+    for name, (letter, colour) in _SEGMENTS.items():
+        legend.append(letter, f"black on {colour}").append(f" {name}  ", "dim")
+    return legend
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what if number == 1 else f'{what}s'}"
 
 
 def _ms(value: float | None) -> str:

@@ -23,7 +23,7 @@ def test_all_of_it():
     assert shown[3].rstrip().endswith("▄█")
     (worker,) = [line for line in shown if line.startswith("worker-0")]
     assert "████████▒▒▒▒····" in worker
-    assert worker.split()[3:] == ["50%", "3/8", "3", "rows", "5", "tok", "4.5", "ms", "1,234"]
+    assert worker.split()[3:] == ["50%", "3/8", "3", "rows,", "5", "tokens", "4.5", "ms", "1,234"]
     assert "alice" in text
     (request,) = [line for line in shown if "chat-1" in line]
     assert request.rstrip().endswith("qqqqqq" + 18 * "d")
