@@ -143,8 +143,8 @@ class Page:
 async def chromium(profile: Path):
     """A tab of a browser of its own, with a new profile."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser")
-    if executable is None:
-        pytest.fail("these tests need a browser: install chromium")
+    if executable is None:  # CI installs it
+        pytest.skip("needs a browser: install chromium")
     process = await asyncio.create_subprocess_exec(
         executable,
         *_FLAGS,
