@@ -84,8 +84,8 @@ class Tenants:
         return len(self._known)
 
     def present(self) -> list[Tenant]:
-        """Those with requests, who has the most of them first. Looks at everybody known."""
-        present = [tenant for tenant in self._known.values() if tenant.waiting or tenant.rows]
+        """Those with requests, who has the most of them first. Looks at everybody known; any thread may."""
+        present = [tenant for tenant in list(self._known.values()) if tenant.waiting or tenant.rows]
         return sorted(present, key=lambda tenant: (-tenant.waiting - tenant.rows, tenant.name))
 
     def arriving(self, name: str, weight: float) -> Tenant:
