@@ -15,10 +15,11 @@ def console_router(console: Console, keys: KeyRing) -> APIRouter:
     """The page is for everybody; what it shows is for those with a key, where there are keys."""
     router = APIRouter(include_in_schema=False)
     assets = load_assets()
+    index = assets.pop("index.html")
 
     @router.api_route("/console", methods=_READ)
     async def page(request: Request) -> Response:
-        return _serve(assets["index.html"], request)
+        return _serve(index, request)
 
     @router.api_route("/console/", methods=_READ)
     async def page_with_slash() -> Response:

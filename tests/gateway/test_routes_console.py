@@ -161,6 +161,21 @@ async def test_while_keys_are_unread_there_is_no_state(tmp_path):
     assert (refused.status_code, refused.json()["error"]["message"]) == (503, str(KeysUnread()))
 
 
+async def test_however_many_look_the_scheduler_is_asked_once_a_second():
+    asked = []
+
+    async def describe() -> Description:
+        asked.append(1)
+        return description()
+
+    watch = Watch(describe)
+    await watch.look()
+    async with in_process(make_app(watch=watch)) as client:
+        for _ in range(20):
+            assert (await client.get("/console/state")).json()["totals"]["running"] == 3
+    assert len(asked) == 1
+
+
 async def test_a_scheduler_that_is_away_is_said_to_be(tmp_path):
     async def describe() -> Description:
         raise SchedulerLost("lost the scheduler at 10.0.0.7")
@@ -215,7 +230,12 @@ async def test_files_and_methods():
         assert (await client.head("/console/state")).status_code == 200
         slash = await client.get("/console/", follow_redirects=True)
         assert (slash.status_code, slash.url.path) == (200, "/console")
-        for path in ("/console/nothing.js", "/console/../app.py", "/console/%2e%2e%2fstate.py"):
+        for path in (
+            "/console/nothing.js",
+            "/console/index.html",
+            "/console/../app.py",
+            "/console/%2e%2e%2fstate.py",
+        ):
             assert (await client.get(path)).status_code == 404
         for path in ("/console", "/console/state", "/console/main.js"):
             refused = await client.post(path)
