@@ -15,7 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-DEADLINE_S = 15
+DEADLINE_S = 60
 
 _FLAGS = (
     "--headless",
