@@ -11,8 +11,6 @@ from gateway.keys.records import dump_records, new_key, record_for
 from tests.end_to_end.stack import Stack
 from tests.gateway.console.browser import chromium
 
-pytestmark = pytest.mark.xdist_group("console")  # the last test takes the server apart
-
 # What a name must never become: an element, or a script that runs.
 HOSTILE = "<img src=x onerror=window.hurt=1>\"'</script><script>window.hurt=1</script>"
 
