@@ -19,9 +19,18 @@ from batchyard.redis_url import check_redis_url
 SECRETS = frozenset({"api_key", "api_keys", "redis"})
 """Settings whose values are, or may hold, a key or a password: no error, log or help shows them."""
 
+
+def _check_trace_url(url: str) -> str:
+    # It becomes a link, so nothing like `javascript:` may begin it.
+    if not url.startswith(("http://", "https://")) or "{trace_id}" not in url:
+        raise ValueError("should begin with http:// or https://, and have {trace_id} where a trace's id goes")
+    return url
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 RedisUrl = Annotated[str, AfterValidator(check_redis_url)]
+TraceUrl = Annotated[str, AfterValidator(_check_trace_url)]
 
 
 class Settings(BaseModel):
@@ -213,6 +222,13 @@ class GatewaySettings(ModelSettings, RedisSettings):
     )
     scheduler_wait: float = Field(
         30.0, ge=0, description="seconds that a request waits while there is no scheduler"
+    )
+    trace_url: TraceUrl | None = Field(
+        None,
+        description="the console's links to traces, e.g. http://127.0.0.1:16686/trace/{trace_id}",
+    )
+    gateway_folder: str | None = Field(
+        None, description="folder in which gateways that share a port find each other, for the console"
     )
     warm_prompts: str | None = Field(
         None, description="file of prompts to prefill before ready: lines of text (system prompts) or of JSON"

@@ -25,6 +25,7 @@ _WIRED_BY_SERVE = frozenset(
         "scheduler_address",
         "share_port",
         "gateway_count",
+        "gateway_folder",
         # Unix sockets in a folder of its own, which nobody else may enter, need no certificates.
         "internal_ssl_certfile",
         "internal_ssl_keyfile",

@@ -116,6 +116,7 @@ def _gateway(settings: ServeSettings, number: int, run_dir: Path, environ: Mappi
         GatewaySettings,
         share_port=several,
         gateway_count=settings.gateways,
+        gateway_folder=str(run_dir) if several else None,
         scheduler_address=_schedulers(settings, run_dir),
     )
     env = _environment(environ, mine)

@@ -19,7 +19,7 @@ def ready_line(settings: ServeSettings) -> str:
     key = '-H "Authorization: Bearer $BATCHYARD_API_KEY" ' if settings.api_key or settings.api_keys else ""
     headers = f"-H 'Content-Type: application/json' {key}"
     curl = f"curl -s {url}/v1/chat/completions {headers}-d {shlex.quote(body)}"
-    return f"Batchyard is ready: {url} (model {model})  try: {curl}"
+    return f"Batchyard is ready: {url} (model {model})  console: {url}/console  try: {curl}"
 
 
 def reachable(host: str) -> str:

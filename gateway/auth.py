@@ -19,11 +19,16 @@ class BearerKey(HTTPBearer):
 
     async def __call__(self, request: Request) -> None:  # type: ignore[override]  # what it learns is in the scope
         """Raises Unauthenticated and KeysUnread."""
-        header = request.headers.get("authorization")
-        # Starlette reads header bytes as Latin-1; this gives them back.
-        tenant = self._keys.tenant(None if header is None else header.encode("latin-1"))
+        tenant = tenant_by_key(request, self._keys)
         request.scope[_TENANT] = tenant
         observation_in(request.scope).of_tenant(tenant.name)
+
+
+def tenant_by_key(request: Request, keys: KeyRing) -> Tenant:
+    """Who asks. Raises Unauthenticated and KeysUnread."""
+    header = request.headers.get("authorization")
+    # Starlette reads header bytes as Latin-1; this gives them back.
+    return keys.tenant(None if header is None else header.encode("latin-1"))
 
 
 async def tenant_of(request: Request) -> Tenant:

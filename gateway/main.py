@@ -19,6 +19,9 @@ from batchyard.telemetry import Telemetry
 from batchyard.tls import TlsFiles, api_tls, internal_tls
 from gateway.app import create_app
 from gateway.body import MAX_BODY
+from gateway.console.journal import Journal
+from gateway.console.peers import Peers
+from gateway.console.state import TENANTS_ASKED, Console
 from gateway.garbage import collect_rarely
 from gateway.keys.ring import KeyRing
 from gateway.keys.stores import open_store
@@ -28,6 +31,7 @@ from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.limits.shared import SharedLimiter
 from gateway.link import SchedulerLink
 from gateway.metrics import Metrics
+from gateway.readiness import Watch
 from gateway.rpc_service import SERVICE, RpcInference
 from gateway.server import HttpServer, bind
 from gateway.service import Service
@@ -70,19 +74,20 @@ async def run(settings: GatewaySettings) -> None:
         service = Service(
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
         )
-        metrics = Metrics(model)
+        console = await stack.enter_async_context(_console(settings, model, link))
+        metrics, journal, tracer = Metrics(model), console.journal, telemetry.tracer
         await stack.enter_async_context(_running(metrics.vitals.run()))
         stack.callback(push_metrics(settings, _PROCESS, _instance(), [metrics.registry]))
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
-        app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
-        rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
+        app = create_app(service, keys=keys, door=door, tracer=tracer, metrics=metrics, console=console)
+        inference = RpcInference(service, keys, door, tracer, metrics, journal, settings.client_timeout)
         await stack.enter_async_context(_running(collect_rarely(lambda: link.num_live)))
         http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
-        await _serve(service, http, rpc, _rpc_server(settings, tls), stop)
+        await _serve(console, http, inference, _rpc_server(settings, tls), stop)
 
 
 async def _serve(
-    service: Service,
+    console: Console,
     http: HttpServer,
     inference: RpcInference,
     rpc: RpcServer | None,
@@ -92,8 +97,8 @@ async def _serve(
         rpc.add(add_InferenceServicer_to_server, inference, SERVICE)
         await rpc.start()
     http.start()
-    log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=service.model)
-    watch = asyncio.create_task(_watch_readiness(service, rpc))
+    log.info("gateway is serving", rest=http.url, grpc=rpc and rpc.address, model=console.model)
+    watch = asyncio.create_task(_tell_readiness(console, rpc))
     await stop.wait()
     log.info("gateway is ending: answers under way may finish", seconds=_GRACE_S)
     watch.cancel()
@@ -139,6 +144,14 @@ async def _limiter(settings: GatewaySettings) -> AsyncIterator[Limiter]:
 
 
 @asynccontextmanager
+async def _console(settings: GatewaySettings, model: str, link: SchedulerLink) -> AsyncIterator[Console]:
+    watch = Watch(lambda: link.describe(max_tenants=TENANTS_ASKED))
+    peers = Peers(Journal(), Path(settings.gateway_folder) if settings.gateway_folder else None)
+    async with peers.served():
+        yield Console(model, watch, peers, settings.gateway_count, settings.trace_url)
+
+
+@asynccontextmanager
 async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Work that goes on beside, until the end of the block."""
     task = asyncio.create_task(work)
@@ -181,14 +194,14 @@ def _rpc_server(settings: GatewaySettings, tls: TlsFiles | None) -> RpcServer | 
     )
 
 
-async def _watch_readiness(service: Service, rpc: RpcServer | None) -> None:
+async def _tell_readiness(console: Console, rpc: RpcServer | None) -> None:
     """Logs when requests can be answered and when not, and has gRPC's health service say the same."""
     told: str | None = ""
     while True:
-        reason = await service.why_not_ready()
+        reason = (await console.watch.look()).reason
         if reason != told:
             told = reason
-            log.info("ready" if reason is None else "not ready", model=service.model, reason=reason)
+            log.info("ready" if reason is None else "not ready", model=console.model, reason=reason)
             if rpc:
                 await rpc.set_serving(reason is None)
         await asyncio.sleep(_LOOK_EVERY_S)

@@ -10,6 +10,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from batchyard.telemetry import parent_context, parse_traceparent, traceparent_of
 from gateway.answer_times import AnswerTimes
+from gateway.console.journal import Journal, RequestRecord
+from gateway.console.waterfall import Waterfall
 from gateway.metrics import Metrics
 from gateway.schema.common import PromptTokensDetails, Usage
 from gateway.timing import combined, told
@@ -25,15 +27,25 @@ class Observation:
     """One API request, from its arrival to the end of its answer. Never holds what it says."""
 
     def __init__(
-        self, request_id: str, name: str, traceparent: str, tracer: Tracer, metrics: Metrics
+        self,
+        request_id: str,
+        name: str,
+        traceparent: str,
+        tracer: Tracer,
+        metrics: Metrics,
+        journal: Journal,
     ) -> None:
         """`name` is the server span's; `traceparent` the client's W3C trace context, empty without one."""
         self.request_id = request_id
         self._error: str | None = None
         self._our_fault = False
         self._metrics = metrics
+        self._journal = journal
         self._tracer = tracer
         self.started = time.perf_counter()  # seconds
+        self._arrived = time.time()
+        self._waterfall = Waterfall(self.started)
+        self._model = ""
         self.answer_headers: dict[str, str] = {}  # that the answer gets, whatever it is
         self._tenant = ""
         context = parent_context(parse_traceparent(traceparent))
@@ -56,7 +68,16 @@ class Observation:
     @contextmanager
     def tokenizing(self) -> Iterator[None]:
         """The span of turning text into tokens."""
-        with self._tracer.start_as_current_span("tokenize", trace.set_span_in_context(self.span)):
+        with (
+            self._waterfall.segment("tokenize"),
+            self._tracer.start_as_current_span("tokenize", trace.set_span_in_context(self.span)),
+        ):
+            yield
+
+    @contextmanager
+    def limiting(self) -> Iterator[None]:
+        """The time in which the key's limits are asked."""
+        with self._waterfall.segment("limits"):
             yield
 
     def of_tenant(self, name: str) -> None:
@@ -66,6 +87,8 @@ class Observation:
 
     def asked(self, model: str, operation: str, prompt_tokens: int, answers_per_prompt: int) -> None:
         """The request has been understood. `operation` is a GenAI convention's: chat or text_completion."""
+        self._model = model
+        self._waterfall.asked()
         self._prompt_tokens = prompt_tokens
         self._answers_per_prompt = answers_per_prompt
         self.span.set_attribute("gen_ai.operation.name", operation)
@@ -83,10 +106,14 @@ class Observation:
             now = time.perf_counter()
             if self._ttft is None:
                 self._ttft = now - self.started
+                self._journal.first_token(self._tenant, self._ttft, now)
             if answer := self._answers.get(index):
-                self._metrics.inter_token_latency.observe(answer.piece(now, len(piece.token_ids)))
+                gap = answer.piece(now, len(piece.token_ids))
+                self._metrics.inter_token_latency.observe(gap)
+                self._journal.next_token(self._tenant, gap, now)
             else:
                 self._answers[index] = AnswerTimes(now, len(piece.token_ids))
+            self._waterfall.tokens_came(now)
             self._completion_tokens += len(piece.token_ids)
         if piece.finish_reason:
             self._finish_reasons[index] = piece.finish_reason
@@ -136,6 +163,8 @@ class Observation:
         if self._ttft is not None:
             self._count_times(self._ttft)
         self._end_span(route, status)
+        if self._model or (self._error not in (None, "invalid_api_key") and route != "unknown"):
+            self._journal.answered(self._record(route, status, seconds))
         log.info(
             "request",
             route=route,
@@ -160,6 +189,25 @@ class Observation:
             metrics.answer_tokens.observe(answer.tokens)
             if (seconds := answer.per_token) is not None:
                 metrics.time_per_output_token.observe(seconds)
+    def _record(self, route: str, status: int | str, seconds: float) -> RequestRecord:
+        first_token = None if self._ttft is None else self.started + self._ttft
+        return RequestRecord(
+            id=self.request_id,
+            tenant=self._tenant,
+            model=self._model,
+            route=route,
+            status=status,
+            error=self._error,
+            arrived=round(1e3 * self._arrived, 3),
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            cached_tokens=self._cached_tokens,
+            ttft=None if self._ttft is None else round(1e3 * self._ttft, 2),
+            duration=round(1e3 * seconds, 2),
+            segments=self._waterfall.segments(first_token, self.started + seconds, self.timing),
+            timing=told(self.timing),
+            trace_id=self.traceparent[3:35],
+        )
 
     def _end_span(self, route: str, status: int | str) -> None:
         span = self.span

@@ -12,6 +12,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Tracer
 
 from gateway.asking import requests_for, terms_of
+from gateway.console.journal import Journal
 from gateway.errors import BadParameter, ErrorReply, SlowClient, reply_to
 from gateway.fan_out import observed
 from gateway.keys.records import Tenant
@@ -53,6 +54,7 @@ class RpcInference(InferenceServicer):
         door: Door,
         tracer: Tracer,
         metrics: Metrics,
+        journal: Journal,
         client_timeout_s: float = CLIENT_TIMEOUT_S,
     ) -> None:
         """A client that reads nothing for `client_timeout_s` loses its request."""
@@ -61,6 +63,7 @@ class RpcInference(InferenceServicer):
         self._door = door
         self._tracer = tracer
         self._metrics = metrics
+        self._journal = journal
         self._client_timeout_s = client_timeout_s
 
     async def Generate(self, request: GenerateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
@@ -68,7 +71,7 @@ class RpcInference(InferenceServicer):
         metadata = _metadata(context)
         name = request_id(metadata.get("x-request-id"))
         traceparent = metadata.get("traceparent", "")
-        observation = Observation(name, _GENERATE, traceparent, self._tracer, self._metrics)
+        observation = Observation(name, _GENERATE, traceparent, self._tracer, self._metrics, self._journal)
         status = grpc.StatusCode.CANCELLED
         with structlog.contextvars.bound_contextvars(request_id=name), trace.use_span(observation.span):
             try:

@@ -7,12 +7,10 @@ from typing import Any, Protocol
 
 from batchyard.errors import SchedulerLost
 from gateway.errors import BadParameter, ModelNotFound
+from gateway.readiness import Describe, why_not_ready
 from gateway.shaping import UNBOUNDED, Shape
 from gateway.submission import Limits
 from gateway.types import GenerationRequest, Piece
-from protos.scheduling_pb2 import Description
-
-_STALLED_S = 5.0  # since a worker's last step
 
 
 class Tokenizes(Protocol):
@@ -56,7 +54,7 @@ class Service:
     model: str  # its name in the API
     tokenizer: Tokenizes
     backend: Callable[[], Awaitable[Backend]]  # raises SchedulerLost before a worker has come
-    describe: Callable[[], Awaitable[Description]]  # the scheduler's state now; raises SchedulerLost
+    describe: Describe
     shape: Shape = UNBOUNDED  # what this server lets requests ask for
     created: int = field(default_factory=lambda: int(time.time()))  # seconds since 1970
 
@@ -91,20 +89,6 @@ class Service:
     async def why_not_ready(self) -> str | None:
         """Why no request could be answered now; None when one could."""
         try:
-            description = await self.describe()
+            return why_not_ready(await self.describe())
         except SchedulerLost as error:
             return str(error)
-        if description.ready:
-            return None
-        takers = [worker for worker in description.workers if worker.connected and not worker.draining]
-        if not takers:
-            drained = ", ".join(worker.worker_id for worker in description.workers if worker.draining)
-            told = f" Drained: {drained}." if drained else ""
-            return f"No worker is connected to the scheduler.{told}"
-        if description.warming:
-            return f"Warming up: {description.warming} common prompts are still to be prefilled."
-        stalled = [worker for worker in takers if worker.seconds_since_step > _STALLED_S]
-        if not stalled:
-            return "The scheduler is not ready."
-        waits = ", ".join(f"{w.worker_id} for {w.seconds_since_step:.0f} s" for w in stalled)
-        return f"No worker answers its steps: {waits}."

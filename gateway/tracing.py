@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.console.journal import Journal
 from gateway.errors import Ending, ErrorReply, reply_to
 from gateway.metrics import Metrics
 from gateway.observation import CLIENT_GONE, Observation
@@ -26,10 +27,11 @@ _GOOD_ID = re.compile(r"[\w.:\-]{1,128}", re.ASCII)
 class ObservingMiddleware:
     """Pure ASGI, so that a request's span ends when the last byte of its answer has been sent."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, tracer: Tracer, metrics: Metrics, journal: Journal) -> None:
         self._app = app
         self._tracer = tracer
         self._metrics = metrics
+        self._journal = journal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,6 +49,7 @@ class ObservingMiddleware:
                 headers.get("traceparent", ""),
                 self._tracer,
                 self._metrics,
+                self._journal,
             )
             scope[_KEY] = observation
             exchange.headers = observation.answer_headers

@@ -22,8 +22,8 @@ class Tally:
         self.step_seconds = 0.0  # sum over answered steps, from sending to answer
         self.tokens = 0
         self.rate = Meter()  # of these
-        self.last_step: Step | None = None  # answered
-        self.last_busy_us = 0  # and how long it was computed
+        self.last_step: Step | None = None  # answered, of those that computed something
+        self.last_busy_us = 0  # and how long it did
         self.prompt_tokens = 0  # computed
         self.answer_tokens = 0  # computed: those of answers
         self.busy_us = 0  # the device computed
@@ -53,7 +53,8 @@ class Tally:
         self.step_seconds += self.last_result - step.sent_at
         self.tokens += delivered
         self.rate.count(delivered, self.last_result)
-        self.last_step, self.last_busy_us = step, busy_us
+        if step.num_tokens:  # else it only told the worker of rows that are over
+            self.last_step, self.last_busy_us = step, busy_us
         self.prompt_tokens += step.num_prompt_tokens
         self.answer_tokens += step.num_tokens - step.num_prompt_tokens
         self.busy_us += busy_us

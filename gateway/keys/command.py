@@ -89,7 +89,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("name", help="of the key's holder, in logs, metrics and traces")
         if action == "add":
             for name, field in _PROMISES.items():
-                default = "" if field.default in (None, "") else f" (default: {field.default})"
                 flag = f"--{name.replace('_', '-')}"
+                if field.annotation is bool:
+                    sub.add_argument(flag, action="store_const", const=True, help=field.description)
+                    continue
+                default = "" if field.default in (None, "") else f" (default: {field.default})"
                 sub.add_argument(flag, metavar="N", help=f"{field.description}{default}")
     return parser

@@ -59,6 +59,7 @@ class Tenant(BaseModel):
         default=None, description="seconds for a whole request that does not say"
     )
     max_timeout: Seconds | None = Field(default=None, description="seconds for a whole request, at most")
+    operator: bool = Field(default=False, description="see the requests of all keys, and the workers")
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -75,7 +76,7 @@ class Tenant(BaseModel):
 
 
 # Where there are no keys, all may do everything.
-ANYBODY = Tenant()
+ANYBODY = Tenant(operator=True)
 
 
 class KeyRecord(Tenant):

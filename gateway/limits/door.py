@@ -47,7 +47,8 @@ class Door:
                     yield indexed
             return
         stay = _Stay(self._limiter, tenant.name, requests, observation.usage.prompt_tokens)
-        standing = await self._limiter.ask(tenant.name, quota, stay.ask)
+        with observation.limiting():
+            standing = await self._limiter.ask(tenant.name, quota, stay.ask)
         observation.answer_headers.update(rate_limit_headers(quota, standing))
         if not standing.granted:
             name = self._metrics.tenants.label(tenant.name)

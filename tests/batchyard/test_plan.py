@@ -36,6 +36,7 @@ def test_one_of_each(tmp_path):
     assert scheduler.scheduler_listen == f"unix:{tmp_path}/scheduler.sock"
     assert gateway.scheduler_address == worker.scheduler_address == (scheduler.scheduler_listen,)
     assert not gateway.share_port
+    assert gateway.gateway_folder is None
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["gateway"].env
     assert specs["worker-0"].env["OMP_NUM_THREADS"] == "7"  # of 8: one is left to the others
     assert "OMP_NUM_THREADS" not in specs["gateway"].env
@@ -84,6 +85,7 @@ def test_gateways_share_port_and_metrics(tmp_path):
     (folder,) = folders
     assert os.listdir(folder) == []
     assert loaded(specs["gateway-1"]).share_port
+    assert loaded(specs["gateway-1"]).gateway_folder == str(tmp_path)
     assert "PROMETHEUS_MULTIPROC_DIR" not in specs["scheduler"].env
 
 

@@ -13,7 +13,8 @@ from tests.certificates import Authority
 class TestReadyLine:
     def test_demo(self):
         assert ready_line(ServeSettings()) == (
-            "Batchyard is ready: http://127.0.0.1:8000 (model demo)  try: "
+            "Batchyard is ready: http://127.0.0.1:8000 (model demo)  "
+            "console: http://127.0.0.1:8000/console  try: "
             "curl -s http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' "
             '-d \'{"model":"demo","messages":[{"role":"user","content":"What does os.path.join do?"}]}\''
         )

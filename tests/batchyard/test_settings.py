@@ -119,6 +119,8 @@ class TestErrors:
             (["--trace-sample", "nan"], ["--trace-sample", "'nan'"]),
             (["--log-level", "loud"], ["--log-level", "'debug', 'info', 'warning' or 'error'", "'loud'"]),
             (["--host", ""], ["--host", "empty"]),
+            (["--trace-url", "javascript:{trace_id}"], ["--trace-url", "http://", "'javascript:"]),
+            (["--trace-url", "http://jaeger/"], ["--trace-url", "{trace_id}"]),
             (["demo"], ["'demo'", "--name value"]),
         ],
     )
@@ -187,7 +189,7 @@ def test_help_has_one_line_for_each_setting(cls, capsys):
     assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     wired = {"listen", "worker_id", "worker_addresses", "scheduler_listen", "scheduler_address"}
-    wired |= {"share_port", "gateway_count", *INTERNAL_TLS, "internal_ssl_name"}
+    wired |= {"share_port", "gateway_count", "gateway_folder", *INTERNAL_TLS, "internal_ssl_name"}
     wired |= {"advertise_address", "weight"}
     for name, field in cls.model_fields.items():
         if cls is ServeSettings and name in wired:
@@ -217,6 +219,8 @@ def values(cls: type[Settings]) -> st.SearchStrategy[dict[str, Any]]:
     if "max_num_batched_tokens" in chosen:
         chosen["max_num_batched_tokens"] = st.integers(256, 65536)  # it has to cover max_num_seqs
     required = {}
+    if "trace_url" in chosen:
+        chosen["trace_url"] = st.sampled_from(["http://jaeger:16686/trace/{trace_id}"])
     if "redis" in chosen:
         chosen["redis"] = st.sampled_from(
             ["redis://host", "rediss://user:p%2Fw@host:1/2", "unix:///sock?db=1"]

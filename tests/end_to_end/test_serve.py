@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 
@@ -64,6 +65,15 @@ def test_serve_tells_when_it_is_ready_and_ends_cleanly(serve):
         text = reply.read().decode()
     answered = re.findall(r'^batchyard_gateway_requests_total\{.*completions".*\} (\S+)', text, re.M)
     assert sum(map(float, answered)) == 4
+    state = urllib.request.Request(f"{url}/console/state", headers={"Authorization": "Bearer sesame"})
+    deadline = time.monotonic() + 20  # the other gateway may still be starting
+    while True:
+        with urllib.request.urlopen(state, timeout=30) as reply:
+            told = json.load(reply)
+        if (told["gateways"], len(told["requests"])) == ({"heard": 2, "of": 2}, 4):
+            break
+        assert time.monotonic() < deadline, told
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 0
     with pytest.raises(urllib.error.URLError):

@@ -12,10 +12,14 @@ from opentelemetry.trace import NoOpTracer, Tracer
 
 from batchyard.tls import TlsFiles
 from gateway.app import create_app
+from gateway.console.journal import Journal
+from gateway.console.peers import Peers
+from gateway.console.state import Console
 from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.metrics import Metrics
+from gateway.readiness import Watch
 from gateway.server import HttpServer, bind
 from gateway.service import Backend, Service
 from gateway.submission import Limits
@@ -148,15 +152,21 @@ def make_app(
     limiter: Limiter | None = None,
     tracer: Tracer | None = None,
     metrics: Metrics | None = None,
+    watch: Watch | None = None,
+    trace_url: str | None = None,
     **changes: Any,
 ) -> FastAPI:
     metrics = metrics or Metrics()
+    service = make_service(generator, **changes)
     return create_app(
-        make_service(generator, **changes),
-        keys=keys or KeyRing(fixed=api_key),
+        service,
+        keys=KeyRing(fixed=api_key) if keys is None else keys,
         door=Door(limiter or LocalLimiter(), metrics),
         tracer=tracer or NoOpTracer(),
         metrics=metrics,
+        console=Console(
+            service.model, watch or Watch(service.describe), Peers(Journal()), trace_url=trace_url
+        ),
     )
 
 

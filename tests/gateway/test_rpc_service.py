@@ -12,6 +12,7 @@ from opentelemetry.trace import NoOpTracer
 
 from batchyard.errors import InvalidRequest, Overloaded, SchedulerLost, WorkerLost
 from batchyard.rpc import RpcServer, connect
+from gateway.console.journal import Journal
 from gateway.keys.records import record_for
 from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
@@ -36,7 +37,7 @@ async def serve(tmp_path):
         metrics = Metrics()
         door = Door(limiter or LocalLimiter(), metrics)
         keys = keys or KeyRing(fixed=api_key)
-        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, client_timeout_s)
+        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, start.journal, client_timeout_s)
         server = RpcServer(f"unix:{tmp_path}/gateway.sock")
         server.add(add_InferenceServicer_to_server, inference, SERVICE)
         await server.start()
@@ -44,6 +45,7 @@ async def serve(tmp_path):
         channels.append(connect(server.address))
         return InferenceStub(channels[-1])
 
+    start.journal = Journal()
     yield start
     for channel in channels:
         await channel.close()
@@ -71,6 +73,12 @@ async def test_text(serve):
     assert [response.HasField("usage") for response in responses] == [False, False, False, True]
     assert responses[-1].usage == pb.Usage(prompt_tokens=2, completion_tokens=4, cached_tokens=2)
     assert generator.requests[0].params.max_tokens == MAX_MODEL_LEN - 2
+    (record,) = serve.journal.remembered().requests
+    assert (record.route, record.status, record.completion_tokens) == (
+        "batchyard.v1.Inference/Generate",
+        "OK",
+        4,
+    )
 
 
 async def test_token_ids_and_parameters(serve):

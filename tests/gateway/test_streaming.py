@@ -8,6 +8,7 @@ from opentelemetry.trace import NoOpTracer
 from starlette.requests import ClientDisconnect
 
 from batchyard.errors import Overloaded
+from gateway.console.journal import Journal
 from gateway.metrics import Metrics
 from gateway.observation import Observation
 from gateway.streaming import EventStream, merge, until_disconnect
@@ -117,7 +118,7 @@ async def test_an_error_in_mid_stream_is_the_last_event():
     async def send(message):
         sent.append(message)
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics())
+    observation = Observation("r", "n", "", NoOpTracer(), Metrics(), Journal())
     stream = await EventStream.start(never, events(), observation)
     await stream({"type": "http"}, never, send)
     assert sent[0]["status"] == 200
@@ -135,7 +136,7 @@ async def test_an_error_before_the_first_event_is_raised():
         raise Overloaded("full")
         yield b""
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics())
+    observation = Observation("r", "n", "", NoOpTracer(), Metrics(), Journal())
     with pytest.raises(Overloaded):
         await EventStream.start(never, events(), observation)
 

@@ -48,6 +48,13 @@ def test_from_giving_to_taking(keys, path):
     assert records(path) == ()
 
 
+def test_an_operator_is_one_by_name(keys, path):
+    assert keys("add", "ops", "--api-keys", str(path), "--operator")[0] == 0
+    assert keys("add", "alice", "--api-keys", str(path))[0] == 0
+    assert {record.name: record.operator for record in records(path)} == {"ops": True, "alice": False}
+    assert "operator=True" in keys("list", "--api-keys", str(path))[1]
+
+
 def test_the_gateways_own_setting_says_where(keys, path, monkeypatch):
     monkeypatch.setenv("BATCHYARD_API_KEYS", str(path))
     assert keys("add", "alice")[0] == 0
