@@ -39,6 +39,10 @@ COMMANDS = {
 # Not processes: they have actions and names where the others have settings. Module of `main(argv)`, and help.
 TOOLS = {
     "keys": ("gateway.keys.command", "API keys: add, list, revoke (see batchyard keys --help)."),
+    "bench": (
+        "batchyard.loadtest.main",
+        "Load a server, ours or another, and measure it (see batchyard bench --help).",
+    ),
     "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
 }
 
