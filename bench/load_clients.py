@@ -70,10 +70,12 @@ def _server(load: Load, port: Connection) -> None:
 
 
 async def _ours(url: str, streams: int) -> Stamps:
-    client = Client(parse_url(url), None, 600)
+    client, one_reads = Client(parse_url(url), None, 600), asyncio.Lock()
 
     async def one() -> Stamps:
-        answer = await read_stream(await client.post("/v1/completions", _REQUEST))
+        exchange = await client.post("/v1/completions", _REQUEST)
+        async with one_reads:
+            answer = await read_stream(exchange)
         return [(float(text), at) for text, at in zip(answer.text, answer.stamps, strict=True)]
 
     return list(chain.from_iterable(await asyncio.gather(*(one() for _ in range(streams)))))

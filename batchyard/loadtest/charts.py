@@ -200,8 +200,8 @@ def ticks(low: float, high: float, log: bool) -> Iterator[float]:
         steps = (1, 2, 5) if len(decades) <= 4 else (1,)
         values = [step * 10.0**decade for decade in decades for step in steps]
     else:
-        rough = (high - low) / 5
+        rough = (high - low) / 7
         size = 10.0 ** np.floor(np.log10(rough))
         size *= next(n for n in (1, 2, 5, 10) if n * size >= rough)
-        values = [n * size for n in range(int(np.ceil(low / size)), int(high / size) + 1)]
+        values = [n * size for n in range(int(np.ceil(low / size)), int(high / size + 1e-9) + 1)]
     yield from (value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9))

@@ -196,6 +196,15 @@ _SAME = (
         "dataset",
         "trace",
     ),
-    *("scale_tokens", "max_input", "max_output", "endpoint", "prompts", "temperature", "body", "ignore_eos"),
+    *(
+        "scale_tokens",
+        "max_input",
+        "max_output",
+        "endpoint",
+        "prompts",
+        "temperature",
+        "body",
+        "no_ignore_eos",
+    ),
     *("seed", "requests", "burstiness"),
 )

@@ -146,8 +146,8 @@ def options_of(given: argparse.Namespace, environ: Mapping[str, str]) -> Options
     if given.burstiness is not None and (given.burstiness < 0 or not any(p.kind == "rate" for p in points)):
         raise ConfigError(f"--burstiness {given.burstiness:g}: must not be below 0, and goes with --rate")
     key = given.api_key or next((environ[name] for name in _KEYS if environ.get(name)), None)
-    hidden = ("api_key", "save", "name")
-    asked = {k: str(v) for k, v in vars(given).items() if k not in hidden and v not in (None, [], False)}
+    hidden = ("url", "model", "api_key", "save", "name", "ignore_eos")
+    asked = {k: _written(v) for k, v in vars(given).items() if k not in hidden and v not in (None, [], False)}
     return Options(
         target=Target(given.url, given.model, key, given.timeout, given.ca_file),
         workload=workload,
@@ -163,8 +163,12 @@ def options_of(given: argparse.Namespace, environ: Mapping[str, str]) -> Options
         objectives=parse_objectives(given.goodput),
         name=given.name,
         save=given.save and given.save.with_suffix("") if _has_our_suffix(given.save) else given.save,
-        asked=asked,
+        asked=asked if given.ignore_eos else asked | {"no_ignore_eos": ""},
     )
+
+
+def _written(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _has_our_suffix(path: Path | None) -> bool:

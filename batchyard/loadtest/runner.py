@@ -49,6 +49,8 @@ class Runner:
     def __init__(self, client: Client, encoder: Encoder, limits: Limits, stop: asyncio.Event) -> None:
         self._client, self._encoder, self._limits, self._stop = client, encoder, limits, stop
         self._start = 0.0
+        self._readings: set[asyncio.Task[str | None]] = set()
+        self._one_reads = asyncio.Lock()
         self.tally = Tally(None)
 
     async def closed(self, jobs: Iterable[Job], concurrency: int, requests: int | None = None) -> RunRecord:
@@ -95,6 +97,7 @@ class Runner:
             if not playing.done():
                 playing.cancel()
             await asyncio.wait((playing,))
+            await asyncio.gather(*self._readings)
         health = heart.stop()
         if not playing.cancelled():
             playing.result()  # what went wrong in us
@@ -109,67 +112,101 @@ class Runner:
 
     async def _play(self, job: Job, due: float) -> None:
         """A session, turn by turn; it ends with a request that is not answered."""
-        text = await self._ask(job, 0, job.call, due)
+        reading = await self._ask(job, 0, job.call, due)
         messages = job.messages
         for number, turn in enumerate(job.turns, 1):
+            text = await asyncio.shield(reading)
             if text is None or self._time_is_up():
                 return
             if turn.think_s:
                 await asyncio.sleep(turn.think_s)
             messages = follow_up(messages, text, turn)
-            text = await self._ask(job, number, self._encoder.call(messages, turn.max_tokens), self._now())
+            call = self._encoder.call(messages, turn.max_tokens)
+            reading = await self._ask(job, number, call, self._now())
 
-    async def _ask(self, job: Job, turn: int, call: Call, due: float) -> str | None:
-        """Sends a request until it is answered or given up. Its text, None where there is none."""
-        sent, refusals, retry_after = self._now(), 0, None
+    async def _ask(self, job: Job, turn: int, call: Call, due: float) -> "asyncio.Task[str | None]":
+        """Sends a request until it is answered or given up.
+
+        The answer's text, None where there is none, comes later: who is next need not wait until it has been
+        read.
+        """
+        sending = _Sending(job.number, turn, call, due, self._now())
         self.tally.running += 1
         try:
             while True:
                 exchange = await self._client.post(call.path, call.body)
-                retry_after = _retry_after(exchange) or retry_after
-                if not is_refusal(exchange) or refusals == self._limits.retries:
+                sending.retry_after = _retry_after(exchange) or sending.retry_after
+                if not is_refusal(exchange) or sending.refusals == self._limits.retries:
                     break
-                refusals += 1
-                await asyncio.sleep(retry_after or _SILENT_RETRY_S)
-            answer = await read_stream(exchange) if exchange.status == 200 else Answer()
+                sending.refusals += 1
+                await asyncio.sleep(sending.retry_after or _SILENT_RETRY_S)
         except asyncio.CancelledError:
-            gone = Outcome(
-                job.number,
-                Kind.CANCELLED,
-                due,
-                sent,
-                self._now(),
-                call.max_tokens,
-                turn=turn,
-                refusals=refusals,
-            )
-            self.tally.outcomes.append(gone)
+            self.tally.outcomes.append(sending.cancelled(self._now()))
             raise
         finally:
             self.tally.running -= 1
-        kind, error = judge(exchange, answer)
-        stamps = [at - self._start for at in answer.stamps]
-        outcome = Outcome(
-            number=job.number,
-            kind=kind,
-            due=due,
-            sent=sent,
-            end=stamps[-1] if stamps else exchange.end - self._start,
-            asked=call.max_tokens,
-            input_tokens=answer.input_tokens or call.input_tokens,
-            output_tokens=len(stamps) if answer.output_tokens is None else answer.output_tokens,
-            stamps=stamps,
-            turn=turn,
-            status=exchange.status,
-            error=error,
-            refusals=refusals,
-            retry_after=retry_after,
-            queue=_queue_seconds(exchange),
-            counted=answer.output_tokens is not None,
-            pinned=self._encoder.pinned,
-        )
+        reading = asyncio.create_task(self._read(sending, exchange))
+        self._readings.add(reading)
+        reading.add_done_callback(self._readings.discard)
+        return reading
+
+    async def _read(self, sending: "_Sending", exchange: Exchange) -> str | None:
+        # One at a time: where many end together, the streams that go on would not be heard for long.
+        async with self._one_reads:
+            answer = await read_stream(exchange) if exchange.status == 200 else Answer()
+        outcome = sending.outcome(exchange, answer, self._start, self._encoder.pinned)
         self.tally.outcomes.append(outcome)
         return "".join(answer.text) if outcome.ok else None
+
+
+@dataclass
+class _Sending:
+    """A request under way. Times are seconds since the run began."""
+
+    number: int
+    turn: int
+    call: Call
+    due: float
+    sent: float
+    refusals: int = 0
+    retry_after: float | None = None
+
+    def cancelled(self, now: float) -> Outcome:
+        """What it came to if it was stopped."""
+        return Outcome(
+            self.number,
+            Kind.CANCELLED,
+            self.due,
+            self.sent,
+            now,
+            self.call.max_tokens,
+            turn=self.turn,
+            refusals=self.refusals,
+        )
+
+    def outcome(self, exchange: Exchange, answer: Answer, start: float, pinned: bool) -> Outcome:
+        """What it came to; `start` of the run by the clock of the stamps."""
+        kind, error = judge(exchange, answer)
+        stamps = [at - start for at in answer.stamps]
+        return Outcome(
+            number=self.number,
+            kind=kind,
+            due=self.due,
+            sent=self.sent,
+            end=stamps[-1] if stamps else exchange.end - start,
+            asked=self.call.max_tokens,
+            input_tokens=answer.input_tokens or self.call.input_tokens,
+            output_tokens=len(stamps) if answer.output_tokens is None else answer.output_tokens,
+            stamps=stamps,
+            turn=self.turn,
+            status=exchange.status,
+            error=error,
+            refusals=self.refusals,
+            retry_after=self.retry_after,
+            queue=_queue_seconds(exchange),
+            counted=answer.output_tokens is not None,
+            pinned=pinned,
+        )
 
 
 def is_refusal(exchange: Exchange) -> bool:

@@ -67,6 +67,8 @@ def show_sweep(result: Result, knee: Run | None) -> Iterator[str]:
     yield from grid(rows)
     if knee:
         yield f"The knee is at {knee.point}: {_why_knee(knee)}."
+    elif result.objectives:
+        yield f"At no point 95% of the requests were within {result.objectives}."
 
 
 def _sweep_row(run: Run) -> list[str]:

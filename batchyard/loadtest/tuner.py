@@ -40,7 +40,7 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-_OF_TUNE = ("minutes", "state", "search", "max_num_batched_tokens", "max_num_seqs", "serve", "url")
+_OF_TUNE = ("minutes", "state", "search", "max_num_batched_tokens", "max_num_seqs", "serve")
 
 
 class Notebook:

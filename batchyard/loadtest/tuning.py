@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     plan = parse(argv)
     notebook = Notebook(plan.state, plan.fingerprint)
     if notebook.trials:
-        print(f"{len(notebook.trials)} settings are known from {plan.state}", flush=True)
+        print(f"{plan.state}: {len(notebook.trials)} measured before", flush=True)
     interrupted = uvloop.run(_interruptible(plan, notebook))
     trials = list(notebook.trials.values())
     if not trials:
