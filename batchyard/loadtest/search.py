@@ -34,7 +34,7 @@ class Trial:
     itl_p99: float | None = None
     good: float | None = None  # share of requests within the objectives
     keeps: bool = True  # the objectives
-    lost: int = 0  # requests that failed or were refused
+    lost: int = 0  # requests that failed, were refused, or answered too shortly
     usage: Usage = field(default_factory=Usage)
     error: str | None = None
 

@@ -120,6 +120,7 @@ class Tuner:
                 result = await measuring.run(options, self._stop, printed=False)
         (run,) = result.runs
         summary = run.summary
+        lost = summary.failed + summary.refused + summary.short
         return Trial(
             setting,
             summary.req_per_s,
@@ -127,8 +128,8 @@ class Tuner:
             summary.ttft_ms.p99 if summary.ttft_ms else None,
             summary.itl_ms.p99 if summary.itl_ms else None,
             summary.good,
-            keeps(run) if plan.options.objectives else not (summary.failed + summary.refused),
-            summary.failed + summary.refused,
+            keeps(run) if plan.options.objectives else not lost,
+            lost,
             usage,
         )
 
