@@ -95,7 +95,7 @@ def _draw_series(axis: Any, series: Series) -> None:
         ring = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "#222222"}
         axis.plot(xs[series.mark], ys[series.mark], "o", **ring)
     for x, y, label in zip(xs, ys, series.labels, strict=False):
-        place = {"textcoords": "offset points", "xytext": (0, 7), "ha": "center"}
+        place = {"textcoords": "offset points", "xytext": (0, 9), "ha": "center"}
         axis.annotate(label, (x, y), fontsize=7, color="#555555", **place)
 
 

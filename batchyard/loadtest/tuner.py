@@ -63,8 +63,12 @@ class Notebook:
     def add(self, trial: Trial) -> None:
         """Writes it down."""
         self.trials[trial.setting] = trial
-        with self._path.open("a", encoding="utf-8") as file:
-            print(json.dumps({"load": self._fingerprint, "trial": trial.to_json()}), file=file)
+        line = json.dumps({"load": self._fingerprint, "trial": trial.to_json()})
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                print(line, file=file)
+        except OSError as error:
+            raise ConfigError(f"--state {self._path}: {error.strerror}") from error
 
 
 class Tuner:
