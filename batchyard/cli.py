@@ -40,6 +40,10 @@ COMMANDS = {
 TOOLS = {
     "keys": ("gateway.keys.command", "API keys: add, list, revoke (see batchyard keys --help)."),
     "top": ("batchyard.top.command", "What it does now, in this terminal (see batchyard top --help)."),
+    "bench": (
+        "batchyard.loadtest.main",
+        "Load a server, ours or another, and measure it (see batchyard bench --help).",
+    ),
     "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
 }
 

@@ -5,6 +5,7 @@ BatchyardError
 │   ├── ConfigError            a setting is unknown or bad; the message names it
 │   ├── ModelError             a model folder is missing, truncated or of an unsupported kind
 │   ├── InvalidRequest         a request that can never be served as asked (HTTP 400)
+│   ├── BadTarget              the server to be measured is not there, or does not answer what it is asked
 │   ├── AddressInUse           a port or socket is taken
 │   └── UnknownWorker          no worker has that name, or several have it
 ├── Overloaded                 there is no room now: the client has its share already (HTTP 429)
@@ -44,6 +45,10 @@ class InvalidRequest(UserError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class BadTarget(UserError):
+    """The server to be measured cannot be reached, or refuses the key, or has not got the model."""
 
 
 class AddressInUse(UserError):
