@@ -189,6 +189,7 @@ class Observation:
             metrics.answer_tokens.observe(answer.tokens)
             if (seconds := answer.per_token) is not None:
                 metrics.time_per_output_token.observe(seconds)
+
     def _record(self, route: str, status: int | str, seconds: float) -> RequestRecord:
         first_token = None if self._ttft is None else self.started + self._ttft
         return RequestRecord(
