@@ -3,7 +3,6 @@
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
-from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 
 from batchyard.errors import BatchyardError
@@ -12,6 +11,7 @@ from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.metrics import Metrics
 from gateway.openapi import DocumentedApp
+from gateway.request_trace import Traces
 from gateway.routes_chat import chat_router
 from gateway.routes_completions import completions_router
 from gateway.routes_service import models_router, probes_router
@@ -19,7 +19,7 @@ from gateway.service import Service
 from gateway.tracing import ObservingMiddleware, answer_error
 
 
-def create_app(service: Service, *, keys: KeyRing, door: Door, tracer: Tracer, metrics: Metrics) -> FastAPI:
+def create_app(service: Service, *, keys: KeyRing, door: Door, traces: Traces, metrics: Metrics) -> FastAPI:
     """The ASGI application. Where there are keys, everything below /v1 needs one."""
     app = DocumentedApp(
         service.model,
@@ -36,5 +36,5 @@ def create_app(service: Service, *, keys: KeyRing, door: Door, tracer: Tracer, m
     app.include_router(probes_router(service, metrics))
     for error in (BatchyardError, HTTPException):
         app.add_exception_handler(error, answer_error)
-    app.add_middleware(ObservingMiddleware, tracer=tracer, metrics=metrics)
+    app.add_middleware(ObservingMiddleware, traces=traces, metrics=metrics)
     return app

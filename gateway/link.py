@@ -104,6 +104,11 @@ class SchedulerLink:
             self._active[1].submit(request.id)
         return subscription
 
+    def keep(self, trace_ids: Sequence[int]) -> None:
+        """Has scheduler and workers export these traces. Where there is no scheduler, nobody hears."""
+        if self._active:
+            self._active[1].keep(trace_ids)
+
     async def describe(self, timeout_s: float = 2.0) -> Description:
         """The active scheduler's state. Raises SchedulerLost where none tells it in `timeout_s` seconds."""
         if self._active is None:
@@ -123,6 +128,7 @@ class SchedulerLink:
         self._fence = fence
         if self._active:
             self._active[1].replace()
+            self._live.lost()
         self._live.end_overdue(_now())
         stream = SchedulerStream(call, self._live)
         self._active = line, stream
@@ -145,6 +151,7 @@ class SchedulerLink:
         self._open.clear()
         self._away.set()
         self._why_away = "lost the scheduler"  # the reason is for the log
+        self._live.lost()
         # Streams that break at once are no end of the wait: a request that breaks them would wait for ever.
         if worked:
             self._away_since = _now()

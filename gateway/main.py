@@ -27,6 +27,7 @@ from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.limits.shared import SharedLimiter
 from gateway.link import SchedulerLink
 from gateway.metrics import Metrics
+from gateway.request_trace import Traces
 from gateway.rpc_service import SERVICE, RpcInference
 from gateway.server import HttpServer, bind
 from gateway.service import Service
@@ -67,10 +68,13 @@ async def run(settings: GatewaySettings) -> None:
         service = Service(
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
         )
+        traces = Traces(
+            telemetry.spans, settings.trace_slow_ms / 1e3, link.keep, content=settings.trace_content
+        )
         metrics = Metrics()
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
-        app = create_app(service, keys=keys, door=door, tracer=telemetry.tracer, metrics=metrics)
-        rpc = RpcInference(service, keys, door, telemetry.tracer, metrics, settings.client_timeout)
+        app = create_app(service, keys=keys, door=door, traces=traces, metrics=metrics)
+        rpc = RpcInference(service, keys, door, traces, metrics, settings.client_timeout)
         await stack.enter_async_context(_running(collect_rarely(lambda: link.num_live)))
         http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
         await _serve(service, http, rpc, _rpc_server(settings, tls), stop)

@@ -4,8 +4,6 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from opentelemetry.trace import NoOpTracer
-
 from batchyard.config import WorkerSettings
 from batchyard.rpc import RpcServer
 from gateway.generation import Generator
@@ -73,7 +71,7 @@ async def chain(
     scheduler = Scheduler(
         [GrpcTransport(worker.address, lease)],
         LaneOptions(steps_in_flight, 60.0, caching, calm),
-        RequestSpans(NoOpTracer()),
+        RequestSpans(),
     )
     server = RpcServer(f"unix:{folder}/s.sock")
     registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease))

@@ -7,6 +7,10 @@ import aiohttp
 from tests.end_to_end.stack import Stack
 
 
+def attribute(span, name):
+    return next(each.value for each in span.attributes if each.key == name)
+
+
 async def test_a_request_is_one_trace_over_all_processes(tmp_path, collector):
     collected, endpoint = collector
     otlp_flag = ["--otlp", endpoint]
@@ -29,17 +33,29 @@ async def test_a_request_is_one_trace_over_all_processes(tmp_path, collector):
     assert {name: service for name, (service, _) in by_name.items()} == {
         "POST /v1/chat/completions": "batchyard-gateway",
         "tokenize": "batchyard-gateway",
+        "generate": "batchyard-gateway",
         "scheduler.queue": "batchyard-scheduler",
         "prefix.match": "batchyard-scheduler",
+        "scheduler.run": "batchyard-scheduler",
         "prefill": "batchyard-worker",
         "decode": "batchyard-worker",
     }
     root = by_name["POST /v1/chat/completions"][1]
-    assert all(span.parent_span_id == root.span_id for _, span in ours if span is not root)
+    ids = {span.span_id: name for name, (_, span) in by_name.items()}
+    assert {name: ids.get(span.parent_span_id) for name, (_, span) in by_name.items()} == {
+        "POST /v1/chat/completions": None,  # the client's
+        "tokenize": "POST /v1/chat/completions",
+        "generate": "POST /v1/chat/completions",
+        "scheduler.queue": "generate",
+        "prefix.match": "generate",
+        "scheduler.run": "generate",
+        "prefill": "scheduler.run",
+        "decode": "scheduler.run",
+    }
     assert all(
         root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano for _, span in ours
     )
     steps = [span for _, span in collected.spans if span.name == "step"]
-    assert len(steps) >= 8
+    assert sum(attribute(span, "batchyard.steps").int_value for span in steps) >= 8
     assert all(link.trace_id.hex() == trace_id for span in steps for link in span.links)
     assert "json" not in str(collected.spans)

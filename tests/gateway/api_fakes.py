@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from opentelemetry.trace import NoOpTracer, Tracer
 
 from batchyard.tls import TlsFiles
 from gateway.app import create_app
@@ -16,6 +15,7 @@ from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.metrics import Metrics
+from gateway.request_trace import Traces
 from gateway.server import HttpServer, bind
 from gateway.service import Backend, Service
 from gateway.submission import Limits
@@ -146,7 +146,7 @@ def make_app(
     api_key: str | None = None,
     keys: KeyRing | None = None,
     limiter: Limiter | None = None,
-    tracer: Tracer | None = None,
+    traces: Traces | None = None,
     metrics: Metrics | None = None,
     **changes: Any,
 ) -> FastAPI:
@@ -155,7 +155,7 @@ def make_app(
         make_service(generator, **changes),
         keys=keys or KeyRing(fixed=api_key),
         door=Door(limiter or LocalLimiter(), metrics),
-        tracer=tracer or NoOpTracer(),
+        traces=traces or Traces(),
         metrics=metrics,
     )
 

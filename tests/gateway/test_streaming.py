@@ -4,12 +4,12 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from opentelemetry.trace import NoOpTracer
 from starlette.requests import ClientDisconnect
 
 from batchyard.errors import Overloaded
 from gateway.metrics import Metrics
 from gateway.observation import Observation
+from gateway.request_trace import Traces
 from gateway.streaming import EventStream, merge, until_disconnect
 from gateway.types import GenerationRequest, Piece, SamplingParams
 from tests.gateway.api_fakes import WORDS, FakeGenerator
@@ -117,7 +117,7 @@ async def test_an_error_in_mid_stream_is_the_last_event():
     async def send(message):
         sent.append(message)
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics())
+    observation = Observation("r", "n", "", Traces(), Metrics())
     stream = await EventStream.start(never, events(), observation)
     await stream({"type": "http"}, never, send)
     assert sent[0]["status"] == 200
@@ -135,7 +135,7 @@ async def test_an_error_before_the_first_event_is_raised():
         raise Overloaded("full")
         yield b""
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics())
+    observation = Observation("r", "n", "", Traces(), Metrics())
     with pytest.raises(Overloaded):
         await EventStream.start(never, events(), observation)
 

@@ -3,7 +3,6 @@
 import asyncio
 
 import numpy as np
-from opentelemetry.trace import NoOpTracer
 
 from protos.packing import pack_i32, unpack_i32, unpack_u64
 from protos.sampling_pb2 import Sampling
@@ -39,7 +38,7 @@ def held_lease(fence: int = 7) -> Lease:
 
 def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, **more):
     options = LaneOptions(steps_in_flight, step_timeout, caching, calm)
-    return Scheduler(transports, options, RequestSpans(NoOpTracer()), **more)
+    return Scheduler(transports, options, RequestSpans(), **more)
 
 
 class Client:
