@@ -39,6 +39,7 @@ COMMANDS = {
 # Not processes: they have actions and names where the others have settings. Module of `main(argv)`, and help.
 TOOLS = {
     "keys": ("gateway.keys.command", "API keys: add, list, revoke (see batchyard keys --help)."),
+    "why": ("batchyard.why", "Where a request was slow, told from its trace (see batchyard why --help)."),
     "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
 }
 

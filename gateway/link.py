@@ -102,6 +102,8 @@ class SchedulerLink:
         subscription = self._live.add(request, self._end, _now())
         if self._active:
             self._active[1].submit(request.id)
+        else:
+            subscription.lost()
         return subscription
 
     def keep(self, trace_ids: Sequence[int]) -> None:

@@ -24,8 +24,6 @@ from protos.scheduling_pb2 import (
     Timing,
 )
 
-_AWAY_NS = 5_000_000  # a request that waits so long to be submitted for the first time has no scheduler
-
 
 @dataclass(slots=True)
 class Update:
@@ -59,7 +57,7 @@ class Subscription:
         self._answered = array("i")
         self._deadline = now + submit.timeout_ms / 1000 if submit.timeout_ms else None
         self._submitted = False
-        self._unsent_ns: int | None = time.time_ns()  # since when it has no scheduler
+        self._lost_ns: int | None = None  # since when it has no scheduler
         self._away: list[tuple[int, int]] = []  # as in an update: it is no news by itself
         self._started = False
         self._on_close = on_close
@@ -124,17 +122,14 @@ class Subscription:
         return submit
 
     def lost(self) -> None:
-        """The scheduler that it was submitted to is gone."""
-        if self._unsent_ns is None:
-            self._unsent_ns = time.time_ns()
+        """The scheduler that it was submitted to is gone, or there is none to submit it to."""
+        if self._lost_ns is None:
+            self._lost_ns = time.time_ns()
 
     def _note_away(self) -> None:
-        if self._unsent_ns is None:
-            return
-        now_ns = time.time_ns()
-        if self._submitted or now_ns - self._unsent_ns > _AWAY_NS:
-            self._away.append((self._unsent_ns, now_ns))
-        self._unsent_ns = None
+        if self._lost_ns is not None:
+            self._away.append((self._lost_ns, time.time_ns()))
+            self._lost_ns = None
 
     def overdue(self, now: float) -> Finished | None:
         """How the request has ended, where no scheduler is left to say so; None where it has not."""
