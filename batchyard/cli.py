@@ -40,6 +40,7 @@ COMMANDS = {
 TOOLS = {
     "keys": ("gateway.keys.command", "API keys: add, list, revoke (see batchyard keys --help)."),
     "top": ("batchyard.top.command", "What it does now, in this terminal (see batchyard top --help)."),
+    "why": ("batchyard.why", "Where a request was slow, told from its trace (see batchyard why --help)."),
     "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
 }
 
