@@ -44,6 +44,7 @@ TOOLS = {
         "batchyard.loadtest.main",
         "Load a server, ours or another, and measure it (see batchyard bench --help).",
     ),
+    "why": ("batchyard.why", "Where a request was slow, told from its trace (see batchyard why --help)."),
     "drain": ("batchyard.drain", "Let a worker go, its requests elsewhere (see batchyard drain --help)."),
 }
 

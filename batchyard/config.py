@@ -42,7 +42,6 @@ class Settings(BaseModel):
     otlp_metrics_interval: float = Field(
         0.0, ge=0, description="seconds from one export of metrics to --otlp to the next; 0: none"
     )
-    trace_sample: float = Field(1.0, ge=0, le=1, description="share of requests that are traced, 0 to 1")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line logged"
     )
@@ -220,6 +219,18 @@ class GatewaySettings(ModelSettings, RedisSettings):
         ("127.0.0.1:50051",),
         description="gRPC addresses of the scheduler and its standbys, separated by commas",
     )
+    trace_sample: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of traces that --otlp gets, 0 to 1; of failed and slow requests it gets all",
+    )
+    trace_slow_ms: float = Field(
+        2000.0,
+        gt=0,
+        description="a request is slow that has no news for its client for so many milliseconds",
+    )
+    trace_content: bool = Field(False, description="have prompts and answers in traces")
     scheduler_wait: float = Field(
         30.0, ge=0, description="seconds that a request waits while there is no scheduler"
     )

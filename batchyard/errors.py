@@ -59,6 +59,10 @@ class UnknownWorker(UserError):
     """No worker has that name, or several have it. The message says which workers there are."""
 
 
+class TraceUnread(UserError):
+    """A trace cannot be read, or has no request of ours in it."""
+
+
 class Overloaded(BatchyardError):
     """There is no room now. `retry_after_s` says in how many seconds there should be, where that is known."""
 

@@ -5,8 +5,6 @@ import random
 import time
 from dataclasses import dataclass
 
-from opentelemetry.trace import NoOpTracer
-
 from protos.packing import pack_i32, unpack_i32
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import SchedulerMessage, Submit
@@ -33,7 +31,7 @@ class Decode:
 async def tokens_per_second(transport: Transport, decode: Decode, steps_in_flight: int = 2) -> float:
     """From the moment all rows decode to the last token. Raises TimeoutError."""
     options = LaneOptions(steps_in_flight, decode.timeout, caching=True, calm_chunk_tokens=0)
-    scheduler = Scheduler([transport], options, RequestSpans(NoOpTracer()))
+    scheduler = Scheduler([transport], options, RequestSpans())
     running = asyncio.create_task(scheduler.run())
     session = scheduler.sessions.open()
     try:

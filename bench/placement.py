@@ -19,7 +19,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
-from opentelemetry.trace import NoOpTracer
 
 from bench.simulation.virtual_time import run
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
@@ -60,7 +59,7 @@ async def connect(shape: Shape) -> tuple[Scheduler, asyncio.Task[None]]:
     ]
     options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True, calm_chunk_tokens=0)
     transports = [SimulatedTransport(worker) for worker in workers]
-    scheduler = Scheduler(transports, options, RequestSpans(NoOpTracer()))
+    scheduler = Scheduler(transports, options, RequestSpans())
     serving = asyncio.create_task(scheduler.run())
     while not all(lane.connected for lane in scheduler.lanes):
         await asyncio.sleep(0.001)
@@ -117,8 +116,6 @@ def ask(shape: Shape, number: int) -> Request:
         sampling=Sampling(),
         stop_ids=frozenset(),
         cache_salt="",
-        traceparent="",
-        parent=None,
         arrival=number,
     )
 

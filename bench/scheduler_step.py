@@ -29,7 +29,7 @@ PROMPT = 64
 
 
 class _Unheard:
-    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None: ...
+    def admitted(self, request: Request, cached_tokens: int) -> None: ...
 
     def preempted(self, request: Request, cause: Cause) -> None: ...
 
@@ -60,8 +60,6 @@ def measure(num_rows: int, caching: bool) -> list[float]:
             sampling=Sampling(temperature=1.0),
             stop_ids=frozenset({1 << 20}),
             cache_salt="",
-            traceparent="",
-            parent=None,
             arrival=n,
             tenant=tenant,
         )

@@ -3,7 +3,6 @@
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
-from opentelemetry.trace import Tracer
 from starlette.exceptions import HTTPException
 
 from batchyard.errors import BatchyardError
@@ -13,6 +12,7 @@ from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.metrics import Metrics
 from gateway.openapi import DocumentedApp
+from gateway.request_trace import Traces
 from gateway.routes_chat import chat_router
 from gateway.routes_completions import completions_router
 from gateway.routes_console import console_router
@@ -22,7 +22,7 @@ from gateway.tracing import ObservingMiddleware, answer_error
 
 
 def create_app(
-    service: Service, *, keys: KeyRing, door: Door, tracer: Tracer, metrics: Metrics, console: Console
+    service: Service, *, keys: KeyRing, door: Door, traces: Traces, metrics: Metrics, console: Console
 ) -> FastAPI:
     """The ASGI application. Where there are keys, everything below /v1 needs one."""
     app = DocumentedApp(
@@ -41,5 +41,5 @@ def create_app(
     app.include_router(console_router(console, keys))
     for error in (BatchyardError, HTTPException):
         app.add_exception_handler(error, answer_error)
-    app.add_middleware(ObservingMiddleware, tracer=tracer, metrics=metrics, journal=console.journal)
+    app.add_middleware(ObservingMiddleware, traces=traces, metrics=metrics, journal=console.journal)
     return app

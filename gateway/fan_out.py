@@ -37,7 +37,7 @@ def fan_out(
             params=replace(
                 params, max_tokens=max_tokens[index // n], seed=choice_seed(params.seed, index % n)
             ),
-            traceparent=observation.traceparent,
+            traceparent=observation.traceparent_for(index),
             terms=terms,
         )
         for index in range(total)

@@ -102,7 +102,14 @@ class SchedulerLink:
         subscription = self._live.add(request, self._end, _now())
         if self._active:
             self._active[1].submit(request.id)
+        else:
+            subscription.lost()
         return subscription
+
+    def keep(self, trace_ids: Sequence[int]) -> None:
+        """Has scheduler and workers export these traces. Where there is no scheduler, nobody hears."""
+        if self._active:
+            self._active[1].keep(trace_ids)
 
     async def describe(self, timeout_s: float = 2.0, max_tenants: int = 0) -> Description:
         """The active scheduler's state, with so many of the tenants that have requests.
@@ -126,6 +133,7 @@ class SchedulerLink:
         self._fence = fence
         if self._active:
             self._active[1].replace()
+            self._live.lost()
         self._live.end_overdue(_now())
         stream = SchedulerStream(call, self._live)
         self._active = line, stream
@@ -148,6 +156,7 @@ class SchedulerLink:
         self._open.clear()
         self._away.set()
         self._why_away = "lost the scheduler"  # the reason is for the log
+        self._live.lost()
         # Streams that break at once are no end of the wait: a request that breaks them would wait for ever.
         if worked:
             self._away_since = _now()

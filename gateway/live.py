@@ -69,6 +69,11 @@ class LiveRequests:
                 del self._live[subscription.id]
                 subscription.finish(finished)
 
+    def lost(self) -> None:
+        """They have no scheduler any more."""
+        for subscription in self._live.values():
+            subscription.lost()
+
     def fail(self, subscription: Subscription, error: BatchyardError) -> None:
         """Ends a live request with `error`."""
         del self._live[subscription.id]

@@ -32,6 +32,7 @@ from gateway.limits.shared import SharedLimiter
 from gateway.link import SchedulerLink
 from gateway.metrics import Metrics
 from gateway.readiness import Watch
+from gateway.request_trace import Traces
 from gateway.rpc_service import SERVICE, RpcInference
 from gateway.server import HttpServer, bind
 from gateway.service import Service
@@ -75,12 +76,15 @@ async def run(settings: GatewaySettings) -> None:
             model, tokenizer, LateBackend(link, tokenizer).get, link.describe, shape=_shape(settings)
         )
         console = await stack.enter_async_context(_console(settings, model, link))
-        metrics, journal, tracer = Metrics(model), console.journal, telemetry.tracer
+        traces = Traces(
+            telemetry.spans, settings.trace_slow_ms / 1e3, link.keep, content=settings.trace_content
+        )
+        metrics, journal = Metrics(model), console.journal
         await stack.enter_async_context(_running(metrics.vitals.run()))
         stack.callback(push_metrics(settings, _PROCESS, _instance(), [metrics.registry]))
         door = Door(await stack.enter_async_context(_limiter(settings)), metrics)
-        app = create_app(service, keys=keys, door=door, tracer=tracer, metrics=metrics, console=console)
-        inference = RpcInference(service, keys, door, tracer, metrics, journal, settings.client_timeout)
+        app = create_app(service, keys=keys, door=door, traces=traces, metrics=metrics, console=console)
+        inference = RpcInference(service, keys, door, traces, metrics, journal, settings.client_timeout)
         await stack.enter_async_context(_running(collect_rarely(lambda: link.num_live)))
         http = HttpServer(app, bound, _GRACE_S, settings.client_timeout, tls)
         await _serve(console, http, inference, _rpc_server(settings, tls), stop)

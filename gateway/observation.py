@@ -1,21 +1,21 @@
 """What is learned of one API request on its way, told at the end: a span, metrics and one line of the log."""
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import structlog
-from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Span
 
-from batchyard.telemetry import parent_context, parse_traceparent, traceparent_of
+from batchyard.spans import Value, parse_traceparent
 from gateway.answer_times import AnswerTimes
 from gateway.console.journal import Journal, RequestRecord
 from gateway.console.waterfall import Waterfall
 from gateway.metrics import Metrics
+from gateway.request_trace import Traces, current_of
 from gateway.schema.common import PromptTokensDetails, Usage
 from gateway.timing import combined, told
-from gateway.types import Piece
+from gateway.types import Piece, SamplingParams
 from protos.scheduling_pb2 import Timing
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class Observation:
         request_id: str,
         name: str,
         traceparent: str,
-        tracer: Tracer,
+        traces: Traces,
         metrics: Metrics,
         journal: Journal,
     ) -> None:
@@ -41,15 +41,14 @@ class Observation:
         self._our_fault = False
         self._metrics = metrics
         self._journal = journal
-        self._tracer = tracer
         self.started = time.perf_counter()  # seconds
         self._arrived = time.time()
         self._waterfall = Waterfall(self.started)
         self._model = ""
         self.answer_headers: dict[str, str] = {}  # that the answer gets, whatever it is
         self._tenant = ""
-        context = parent_context(parse_traceparent(traceparent))
-        self.span: Span = tracer.start_span(name, context, SpanKind.SERVER)
+        self._trace = traces.begin(name, traceparent)
+        self._traceparent = traceparent if parse_traceparent(traceparent) else ""
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
@@ -61,38 +60,58 @@ class Observation:
         metrics.in_flight.inc()
 
     @property
-    def traceparent(self) -> str:
-        """The trace context for those who work on this request; empty when it is not traced."""
-        return traceparent_of(self.span)
+    def span(self) -> Span:
+        """Its server span, which log lines refer to."""
+        return current_of(self._trace)
 
-    @contextmanager
-    def tokenizing(self) -> Iterator[None]:
+    def traceparent_for(self, index: int) -> str:
+        """The trace context for those who work on the answer with this index: without traces the client's."""
+        return self._trace.traceparent_for(index) if self._trace else self._traceparent
+
+    def tokenizing(self) -> AbstractContextManager[dict[str, Value]]:
         """The span of turning text into tokens."""
-        with (
-            self._waterfall.segment("tokenize"),
-            self._tracer.start_as_current_span("tokenize", trace.set_span_in_context(self.span)),
-        ):
-            yield
+        return self._timed("tokenize")
+
+    def limiting(self) -> AbstractContextManager[dict[str, Value]]:
+        """The span of asking whether its key's limits let it in; it gets the attributes put in there."""
+        return self._timed("limits")
 
     @contextmanager
-    def limiting(self) -> Iterator[None]:
-        """The time in which the key's limits are asked."""
-        with self._waterfall.segment("limits"):
-            yield
+    def _timed(self, name: str) -> Iterator[dict[str, Value]]:
+        nothing: AbstractContextManager[dict[str, Value]] = nullcontext({})
+        span = self._trace.child(name) if self._trace else nothing
+        with self._waterfall.segment(name), span as attributes:
+            yield attributes
+
+    def generating(self) -> None:
+        """All that is left is to generate its answers."""
+        if self._trace:
+            self._trace.generating()
+
+    def reads(self, turns: Sequence[Mapping[str, str]]) -> None:
+        """What the prompt says, by role; only for a trace that is to have it."""
+        if self._trace:
+            self._trace.reads(turns)
 
     def of_tenant(self, name: str) -> None:
         """Whose request it is: the name of its API key."""
         self._tenant = name
-        self.span.set_attribute("batchyard.tenant", name)
 
-    def asked(self, model: str, operation: str, prompt_tokens: int, answers_per_prompt: int) -> None:
+    def asked(
+        self,
+        model: str,
+        operation: str,
+        prompt_tokens: int,
+        answers_per_prompt: int,
+        params: SamplingParams,
+    ) -> None:
         """The request has been understood. `operation` is a GenAI convention's: chat or text_completion."""
         self._model = model
         self._waterfall.asked()
         self._prompt_tokens = prompt_tokens
         self._answers_per_prompt = answers_per_prompt
-        self.span.set_attribute("gen_ai.operation.name", operation)
-        self.span.set_attribute("gen_ai.request.model", model)
+        if self._trace:
+            self._trace.asked(model, operation, params, answers_per_prompt)
 
     def allowed(self, answers_per_prompt: int, max_tokens: Iterable[int]) -> None:
         """How many answers were asked for to each prompt, and the tokens that those to each may have."""
@@ -102,6 +121,8 @@ class Observation:
 
     def piece(self, index: int, piece: Piece) -> None:
         """A piece of the answer with this index has come."""
+        if self._trace:
+            self._trace.piece(index, piece)
         if piece.token_ids:
             now = time.perf_counter()
             if self._ttft is None:
@@ -207,21 +228,37 @@ class Observation:
             duration=round(1e3 * seconds, 2),
             segments=self._waterfall.segments(first_token, self.started + seconds, self.timing),
             timing=told(self.timing),
-            trace_id=self.traceparent[3:35],
+            trace_id=self._trace.kept_id if self._trace else "",
         )
 
     def _end_span(self, route: str, status: int | str) -> None:
-        span = self.span
-        span.set_attribute("http.route" if isinstance(status, int) else "rpc.method", route)
-        code = "http.response.status_code" if isinstance(status, int) else "rpc.response.status_code"
-        span.set_attribute(code, status)
-        span.set_attribute("gen_ai.usage.input_tokens", self._prompt_tokens)
-        span.set_attribute("gen_ai.usage.output_tokens", self._completion_tokens)
-        reasons = [self._finish_reasons[index] for index in sorted(self._finish_reasons)]
-        span.set_attribute("gen_ai.response.finish_reasons", reasons)
-        span.set_attributes({f"batchyard.{name}": value for name, value in told(self.timing).items()})
+        trace = self._trace
+        if trace is None:
+            return
+        over_http = isinstance(status, int)
+        told_of: dict[str, Value] = {
+            "batchyard.request_id": self.request_id,
+            "http.route" if over_http else "rpc.method": route,
+            "http.response.status_code" if over_http else "rpc.response.status_code": status,
+            "gen_ai.usage.input_tokens": self._prompt_tokens,
+            "gen_ai.usage.output_tokens": self._completion_tokens,
+            "gen_ai.usage.cache_read.input_tokens": self._cached_tokens,
+            "gen_ai.response.finish_reasons": [
+                self._finish_reasons[index] for index in sorted(self._finish_reasons)
+            ],
+        }
+        if self._tenant:
+            told_of["batchyard.tenant"] = self._tenant
+        if self._ttft is not None:
+            told_of["gen_ai.server.time_to_first_token"] = self._ttft
         if self._error:
-            span.set_attribute("error.type", self._error)
-        if self._our_fault:
-            span.set_status(Status(StatusCode.ERROR))
-        span.end()
+            told_of["error.type"] = self._error
+        trace.attributes |= told_of
+        trace.attributes |= {f"batchyard.{name}": value for name, value in told(self.timing).items()}
+        trace.end(failed=self._our_fault)
+
+    def named(self, method: str, route: str | None) -> None:
+        """Its server span is that of an HTTP request to `route`, a template, where it is one of ours."""
+        if self._trace:
+            self._trace.name = f"{method} {route}" if route else method
+            self._trace.attributes["http.request.method"] = method

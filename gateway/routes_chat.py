@@ -45,9 +45,11 @@ def chat_router(service: Service, door: Door) -> APIRouter:
             logprobs=body.num_logprobs,
         )
         with observation.tokenizing():
-            prompt = await service.chat_ids([message.template_turn() for message in body.messages])
+            turns = [message.template_turn() for message in body.messages]
+            prompt = await service.chat_ids(turns)
         n = body.n or 1
-        observation.asked(body.model, "chat", len(prompt), n)
+        observation.asked(body.model, "chat", len(prompt), n, params)
+        observation.reads(turns)
         requests = requests_for(
             [prompt], n, params, terms, observation, shape=service.shape, limits=backend.limits
         )

@@ -45,7 +45,8 @@ def completions_router(service: Service, door: Door) -> APIRouter:
         with observation.tokenizing():
             prompts = [await service.prompt_ids(prompt) for prompt in body.prompts]
         n = body.n or 1
-        observation.asked(body.model, "text_completion", sum(map(len, prompts)), n)
+        observation.asked(body.model, "text_completion", sum(map(len, prompts)), n, params)
+        observation.reads([{"role": "user", "content": p} for p in body.prompts if isinstance(p, str)])
         requests = requests_for(
             prompts, n, params, terms, observation, shape=service.shape, limits=backend.limits
         )

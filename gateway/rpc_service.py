@@ -9,7 +9,6 @@ import grpc
 import grpc.aio
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace import Tracer
 
 from gateway.asking import requests_for, terms_of
 from gateway.console.journal import Journal
@@ -20,6 +19,7 @@ from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.metrics import Metrics
 from gateway.observation import Observation
+from gateway.request_trace import Traces
 from gateway.rpc_messages import rpc_fields, rpc_response, rpc_turns, rpc_usage
 from gateway.sampling import sampling_params
 from gateway.server import CLIENT_TIMEOUT_S
@@ -52,7 +52,7 @@ class RpcInference(InferenceServicer):
         service: Service,
         keys: KeyRing,
         door: Door,
-        tracer: Tracer,
+        traces: Traces,
         metrics: Metrics,
         journal: Journal,
         client_timeout_s: float = CLIENT_TIMEOUT_S,
@@ -61,7 +61,7 @@ class RpcInference(InferenceServicer):
         self._service = service
         self._keys = keys
         self._door = door
-        self._tracer = tracer
+        self._traces = traces
         self._metrics = metrics
         self._journal = journal
         self._client_timeout_s = client_timeout_s
@@ -71,7 +71,7 @@ class RpcInference(InferenceServicer):
         metadata = _metadata(context)
         name = request_id(metadata.get("x-request-id"))
         traceparent = metadata.get("traceparent", "")
-        observation = Observation(name, _GENERATE, traceparent, self._tracer, self._metrics, self._journal)
+        observation = Observation(name, _GENERATE, traceparent, self._traces, self._metrics, self._journal)
         status = grpc.StatusCode.CANCELLED
         with structlog.contextvars.bound_contextvars(request_id=name), trace.use_span(observation.span):
             try:
@@ -112,9 +112,9 @@ class RpcInference(InferenceServicer):
             logprobs=fields.logprobs,
         )
         with observation.tokenizing():
-            operation, prompt = await self._prompt(request)
+            operation, prompt = await self._prompt(request, observation)
         n = left = fields.n or 1
-        observation.asked(request.model, operation, len(prompt), n)
+        observation.asked(request.model, operation, len(prompt), n, params)
         requests = requests_for(
             [prompt], n, params, terms, observation, shape=service.shape, limits=backend.limits
         )
@@ -146,14 +146,19 @@ class RpcInference(InferenceServicer):
             # What gRPC says of a write that was waiting for room when the call ended.
             raise asyncio.CancelledError from None
 
-    async def _prompt(self, request: GenerateRequest) -> tuple[str, tuple[int, ...]]:
+    async def _prompt(
+        self, request: GenerateRequest, observation: Observation
+    ) -> tuple[str, tuple[int, ...]]:
         match request.WhichOneof("prompt"):
             case "text":
+                observation.reads([{"role": "user", "content": request.text}])
                 return "text_completion", await self._service.prompt_ids(request.text)
             case "token_ids":
                 return "text_completion", tuple(request.token_ids.ids)
             case "chat":
-                return "chat", await self._service.chat_ids(rpc_turns(request.chat))
+                turns = rpc_turns(request.chat)
+                observation.reads(turns)
+                return "chat", await self._service.chat_ids(turns)
         raise BadParameter("Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter")
 
 

@@ -1,12 +1,14 @@
 """One stream to the active scheduler, for as long as it lasts."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
 
 from batchyard.errors import BatchyardError, ProtocolError, SchedulerLost
+from batchyard.spans import pack_trace_ids
 from gateway.live import LiveRequests
 from protos.scheduling_pb2 import GatewayMessage, SchedulerMessage
 
@@ -33,6 +35,7 @@ class SchedulerStream:
         self._live = live
         self._submits = {request.id: None for request in live}  # not sent yet
         self._cancels: list[int] = []  # not sent yet
+        self._keeps: list[bytes] = []  # traces, likewise
         self._work = asyncio.Event()  # set while there is something to send
         self._replaced = asyncio.Event()
         if self._submits:
@@ -50,6 +53,11 @@ class SchedulerStream:
         else:
             self._cancels.append(submit_id)
             self._work.set()
+
+    def keep(self, trace_ids: Sequence[int]) -> None:
+        """These traces are to be exported, though they were not sampled."""
+        self._keeps += pack_trace_ids(trace_ids)
+        self._work.set()
 
     def replace(self) -> None:
         """Another stream carries the requests from now on: what still comes over this one is not heard."""
@@ -79,9 +87,12 @@ class SchedulerStream:
                 del self._submits[submit_id]
             requests = [request for submit_id in ids if (request := self._live.get(submit_id))]
             message = GatewayMessage(
-                submit=[request.to_submit(now) for request in requests], cancel=self._cancels
+                submit=[request.to_submit(now) for request in requests],
+                cancel=self._cancels,
+                keep=self._keeps,
             )
             self._cancels.clear()
+            self._keeps.clear()
             if not self._submits:
                 self._work.clear()
             await self._call.write(message)

@@ -5,6 +5,7 @@ scheduler needs to go on with it; its reader sees a pause.
 """
 
 import asyncio
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Update:
     cached_tokens: int = 0  # of the prompt, in one of the updates up to the first with tokens
     finished: Finished | None = None  # in the last update
     timing: Timing | None = None  # when it began, and when it had finished
+    away: list[tuple[int, int]] = field(default_factory=list)  # times (Unix, ns) without a scheduler
 
 
 class Subscription:
@@ -55,6 +57,8 @@ class Subscription:
         self._answered = array("i")
         self._deadline = now + submit.timeout_ms / 1000 if submit.timeout_ms else None
         self._submitted = False
+        self._lost_ns: int | None = None  # since when it has no scheduler
+        self._away: list[tuple[int, int]] = []  # as in an update: it is no news by itself
         self._started = False
         self._on_close = on_close
         self._pending = Update()
@@ -112,9 +116,20 @@ class Subscription:
             submit.sampling.ClearField("prompt_logprobs")
         if self._deadline is not None:
             submit.timeout_ms = max(1, round((self._deadline - now) * 1000))
+        self._note_away()
         submit.accepted = self._submitted
         self._submitted = True
         return submit
+
+    def lost(self) -> None:
+        """The scheduler that it was submitted to is gone, or there is none to submit it to."""
+        if self._lost_ns is None:
+            self._lost_ns = time.time_ns()
+
+    def _note_away(self) -> None:
+        if self._lost_ns is not None:
+            self._away.append((self._lost_ns, time.time_ns()))
+            self._lost_ns = None
 
     def overdue(self, now: float) -> Finished | None:
         """How the request has ended, where no scheduler is left to say so; None where it has not."""
@@ -175,4 +190,7 @@ class Subscription:
 
     def _wake(self) -> Update:
         self._news.set()
+        if self._away:
+            self._pending.away += self._away
+            self._away.clear()
         return self._pending

@@ -8,7 +8,6 @@ from typing import cast
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.trace import Tracer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from gateway.console.journal import Journal
 from gateway.errors import Ending, ErrorReply, reply_to
 from gateway.metrics import Metrics
 from gateway.observation import CLIENT_GONE, Observation
+from gateway.request_trace import Traces
 
 _API = "/v1/"  # what is observed; probes and scrapes are not
 _KEY = "batchyard.observation"
@@ -27,9 +27,9 @@ _GOOD_ID = re.compile(r"[\w.:\-]{1,128}", re.ASCII)
 class ObservingMiddleware:
     """Pure ASGI, so that a request's span ends when the last byte of its answer has been sent."""
 
-    def __init__(self, app: ASGIApp, tracer: Tracer, metrics: Metrics, journal: Journal) -> None:
+    def __init__(self, app: ASGIApp, traces: Traces, metrics: Metrics, journal: Journal) -> None:
         self._app = app
-        self._tracer = tracer
+        self._traces = traces
         self._metrics = metrics
         self._journal = journal
 
@@ -47,7 +47,7 @@ class ObservingMiddleware:
                 exchange.request_id,
                 scope["method"],
                 headers.get("traceparent", ""),
-                self._tracer,
+                self._traces,
                 self._metrics,
                 self._journal,
             )
@@ -62,9 +62,7 @@ class ObservingMiddleware:
     def _end(self, observation: Observation, exchange: "_Exchange", scope: Scope) -> None:
         # Span names and labels must have few values: the route's template, never the path a client asked for.
         route = getattr(scope.get("route"), "path", None)
-        if route:
-            observation.span.update_name(f"{scope['method']} {route}")
-        observation.span.set_attribute("http.request.method", scope["method"])
+        observation.named(scope["method"], route)
         observation.end(route or "unknown", exchange.status)
 
 

@@ -37,6 +37,7 @@ class Transcript:
         self._num_characters = 0  # detokenized, the held back ones too
         self._cached_tokens = 0  # not told yet
         self._timing: Timing | None = None  # likewise
+        self._away: list[tuple[int, int]] = []  # likewise
         self._prompt_logprobs: list[Logprobs] | None = None if self._params.prompt_logprobs is None else []
 
     def add(self, update: Update) -> Piece | None:
@@ -48,6 +49,7 @@ class Transcript:
             self._prompt_logprobs += update.prompt_logprobs
         self._cached_tokens += update.cached_tokens
         self._timing = update.timing or self._timing
+        self._away += update.away
         finished = update.finished
         if not update.token_ids and finished is None:
             return None
@@ -66,6 +68,7 @@ class Transcript:
             stop_reason=stop_reason,
             cached_tokens=self._take_cached_tokens(),
             timing=self._take_timing(),
+            away=self._take_away(),
         )
 
     def _read(self, update: Update) -> tuple[str, list[int], str | None]:
@@ -130,6 +133,10 @@ class Transcript:
 
     def _take_timing(self) -> Timing | None:
         taken, self._timing = self._timing, None
+        return taken
+
+    def _take_away(self) -> tuple[tuple[int, int], ...]:
+        taken, self._away = tuple(self._away), []
         return taken
 
     def _take_prompt_logprobs(self, finished: Finished | None) -> tuple[TokenLogprob | None, ...]:

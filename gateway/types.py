@@ -93,4 +93,5 @@ class Piece:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None  # the stop token or string, when the request named it
     cached_tokens: int = 0  # of the prompt, in the first piece
+    away: tuple[tuple[int, int], ...] = ()  # times (Unix, ns) in which the request had no scheduler
     timing: Timing | None = None  # of the scheduler so far, in the first piece and in the last

@@ -19,12 +19,16 @@ Ints = npt.NDArray[np.int64]
 
 
 class StepLoad(NamedTuple):
-    """How full the worker is with a step: its sequences and tokens, rows in use, and blocks these hold."""
+    """How full the worker is with a step: its sequences and tokens, rows in use, and blocks these hold.
+
+    graph: which kind of CUDA graph the step is, `decode` or `mixed`; empty where it is none.
+    """
 
     num_seqs: int
     num_tokens: int
     num_rows: int
     num_blocks: int
+    graph: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,10 +79,10 @@ async def run(settings: WorkerSettings) -> None:
 def _observers(settings: WorkerSettings, num_blocks: int) -> Iterator[list[StepObserver]]:
     """What watches the steps: metrics always, traces where they go somewhere."""
     metrics = WorkerMetrics(num_blocks)
-    telemetry = Telemetry(_PROCESS, settings.name, settings.otlp, settings.trace_sample)
+    telemetry = Telemetry(_PROCESS, settings.name, settings.otlp)
     observers: list[StepObserver] = [metrics]
     if settings.otlp:
-        observers.append(WorkerSpans(telemetry.tracer, settings.name))
+        observers.append(WorkerSpans(telemetry.spans, settings.name))
     with ExitStack() as stack:
         stack.callback(telemetry.shutdown)
         if settings.metrics_port:

@@ -248,5 +248,18 @@ class Runner:
             prompt_spans=spans,
             pending=self._readback.start(outputs),
             clock=clock,
-            load=StepLoad(len(plan.rows), plan.num_tokens, self.rows.num_active, self.rows.num_held_blocks),
+            load=StepLoad(
+                len(plan.rows),
+                plan.num_tokens,
+                self.rows.num_active,
+                self.rows.num_held_blocks,
+                self._graph_for(plan),
+            ),
         )
+
+    def _graph_for(self, plan: StepPlan) -> str:
+        if self._graphs and self._graphs.covers(plan):
+            return "decode"
+        if self._mixed_graphs and self._mixed_graphs.covers(plan):
+            return "mixed"
+        return ""

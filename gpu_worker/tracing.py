@@ -1,120 +1,148 @@
-"""The worker's part of a request's trace, `prefill` and `decode`, and a span for each step with one.
+"""The worker's part of a request's trace, `prefill` and `decode`, and spans of steps that it takes part in.
 
-Spans are made when a step is finished, with explicit times: a step itself pays nothing.
+Spans are made when a step is finished, with explicit times. A steady step, in which rows decode and none
+comes or goes, is not looked at: how many tokens a row sampled follows from its first step and its last.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, Tracer
-
-from batchyard.telemetry import is_sampled, parent_context, parse_traceparent
+from batchyard.spans import (
+    Event,
+    Span,
+    SpanRecorder,
+    TraceContext,
+    Value,
+    parse_traceparent,
+    unpack_trace_ids,
+)
 from gpu_worker.observers import FinishedStep
+from gpu_worker.step_spans import StepSpans
 from protos.packing import unpack_i32
 from protos.step_pb2 import NewRow
 
 
 class WorkerSpans:
-    """A `StepObserver` that makes spans of requests that are sampled."""
+    """A `StepObserver` that makes spans of requests with a trace context, sampled or not."""
 
-    def __init__(self, tracer: Tracer, worker_id: str) -> None:
-        self._tracer = tracer
+    def __init__(self, recorder: SpanRecorder, worker_id: str) -> None:
+        self._recorder = recorder
         self._worker_id = worker_id
+        self._steps = StepSpans(recorder, worker_id)
         self._rows: dict[int, _RowSpans] = {}
+        self._sampled: dict[int, TraceContext] = {}  # of these
+        self._prompt_tokens = 0  # of all steps so far
+        self._prompt_tokens_before = 0  # but for the last one
+        self._step = 0  # the last one
+        self._ended_ns = 0  # its end
 
     def observe(self, step: FinishedStep) -> None:
-        """Goes through the step's rows as far as they are traced."""
-        started_ns = step.times.ended_ns - step.times.busy_us * 1000
-        for row in unpack_i32(step.batch.freed_rows).tolist():
-            self._end(row, started_ns)
-        for new_row in step.batch.new_rows:
+        """Goes through what changes with the step."""
+        batch, prompt_tokens = step.batch, self._prompt_tokens
+        if batch.keep:
+            for trace_id in unpack_trace_ids(batch.keep):
+                self._recorder.keep(trace_id)
+        if batch.freed_rows:
+            for row in unpack_i32(batch.freed_rows).tolist():
+                self._end(row, batch.step)
+        for new_row in batch.new_rows:
             self._enter(new_row)
-        if self._rows:
-            self._observe_rows(step, started_ns)
+        if batch.chunk_rows:
+            self._prefill(step)
+        elif self._sampled:
+            self._steps.step(step, self._sampled.values(), alone=False)
+        self._prompt_tokens_before = prompt_tokens
+        self._step = batch.step
+        self._ended_ns = step.times.ended_ns
 
     def reset(self) -> None:
         """Ends what is open."""
         for row in list(self._rows):
-            self._end(row, None)
+            self._end(row, self._step + 1)
+        self._steps.flush()
 
     def _enter(self, new_row: NewRow) -> None:
-        parent = parse_traceparent(new_row.traceparent)
-        if parent is not None and is_sampled(parent):
-            attributes: dict[str, str | int] = {
+        if parent := parse_traceparent(new_row.traceparent):
+            about: dict[str, Value] = {
                 "batchyard.request_id": new_row.request_id,
                 "batchyard.worker_id": self._worker_id,
                 "batchyard.row": new_row.row,
             }
-            self._rows[new_row.row] = _RowSpans(self._tracer, parent, attributes)
+            # It was sent while the step before was being computed, and has waited for that one.
+            self._rows[new_row.row] = _RowSpans(parent, about, self._prompt_tokens_before)
+            if parent.sampled:
+                self._sampled[new_row.row] = parent
 
-    def _end(self, row: int, at_ns: int | None) -> None:
+    def _end(self, row: int, step: int) -> None:
+        self._sampled.pop(row, None)
+        if not self._sampled:
+            self._steps.flush()
         if spans := self._rows.pop(row, None):
-            spans.end(at_ns)
+            for span in spans.end(self._ended_ns, step):
+                self._recorder.add(span)
 
-    def _observe_rows(self, step: FinishedStep, started_ns: int) -> None:
-        ended_ns = step.times.ended_ns
-        chunk_rows = unpack_i32(step.batch.chunk_rows).tolist()
-        chunk_lens = unpack_i32(step.batch.chunk_lens).tolist()
+    def _prefill(self, step: FinishedStep) -> None:
+        rows = unpack_i32(step.batch.chunk_rows).tolist()
+        lengths = unpack_i32(step.batch.chunk_lens).tolist()
         sampled = set(unpack_i32(step.result.rows).tolist())
-        for row, length in zip(chunk_rows, chunk_lens, strict=True):
+        total = sum(lengths)
+        for row, length in zip(rows, lengths, strict=True):
             if spans := self._rows.get(row):
-                spans.add_chunk(started_ns, ended_ns, length, last=row in sampled)
-        sampled &= self._rows.keys()
-        for row in sampled:
-            self._rows[row].add_token(ended_ns)
-        if taking_part := sampled | (self._rows.keys() & set(chunk_rows)):
-            self._make_step_span(step, started_ns, (self._rows[row].parent for row in taking_part))
-
-    def _make_step_span(self, step: FinishedStep, started_ns: int, requests: Iterable[SpanContext]) -> None:
-        span = self._tracer.start_span(
-            "step",
-            Context(),  # a trace of its own
-            links=[Link(request) for request in requests],
-            start_time=started_ns,
-            attributes={
-                "batchyard.worker_id": self._worker_id,
-                "batchyard.step": step.result.step,
-                "batchyard.rows": step.load.num_seqs,
-                "batchyard.tokens": step.load.num_tokens,
-                "batchyard.queue_ms": step.times.queue_us / 1000,
-                "batchyard.forward_ms": step.times.forward_us / 1000,
-                "batchyard.sample_ms": step.times.sample_us / 1000,
-            },
-        )
-        span.end(step.times.ended_ns)
+                spans.add_chunk(step, length, total, before=self._prompt_tokens, last=row in sampled)
+        self._prompt_tokens += total
+        taking_part = sampled.union(rows)
+        if linked := [context for row, context in self._sampled.items() if row in taking_part]:
+            alone = not self._sampled.keys().isdisjoint(rows)
+            self._steps.step(step, linked, alone=alone)
 
 
 class _RowSpans:
     """The spans of one traced row: `prefill` from its first chunk to its last, then `decode`."""
 
-    def __init__(self, tracer: Tracer, parent: SpanContext, attributes: dict[str, str | int]) -> None:
-        self.parent = parent
-        self._tracer = tracer
-        self._attributes = attributes
-        self._prefill: Span | None = None
-        self._decode: Span | None = None
-        self._tokens = 0
+    def __init__(self, parent: TraceContext, about: dict[str, Value], prompt_tokens: int) -> None:
+        """`prompt_tokens` of all steps that had begun before it could have."""
+        self._parent = parent
+        self._about = about
+        self._seen = prompt_tokens
+        self._chunks: list[Event] = []
+        self._prefill_ns = 0  # its begin
+        self._decode_ns = 0  # likewise
+        self._first_step = 0  # in which it sampled; 0 before that
 
-    def add_chunk(self, started_ns: int, ended_ns: int, length: int, *, last: bool) -> None:
-        if self._prefill is None:
-            self._prefill = self._start("prefill", started_ns)
-        self._prefill.add_event("chunk", {"batchyard.tokens": length}, timestamp=ended_ns)
+    def add_chunk(self, step: FinishedStep, length: int, total: int, *, before: int, last: bool) -> None:
+        """`length` of the `total` prompt tokens of `step`; `before` were computed in all steps before it."""
+        times = step.times
+        if not self._chunks:
+            self._prefill_ns = times.ended_ns - 1000 * times.busy_us
+        attributes = {
+            "batchyard.tokens": length,
+            "batchyard.other_tokens": total - length,
+            "batchyard.tokens_before": before - self._seen,
+            "batchyard.rows": step.load.num_seqs,
+            "batchyard.queue_ms": times.queue_us / 1000,
+            "batchyard.step_ms": times.busy_us / 1000,
+        }
+        self._chunks.append(Event("chunk", times.ended_ns, attributes))
+        self._seen = before + total
         if last:
-            self._prefill.end(ended_ns)
-            self._prefill = None
+            self._decode_ns = times.ended_ns
+            self._first_step = step.batch.step
 
-    def add_token(self, at_ns: int) -> None:
-        if self._decode is None:
-            self._decode = self._start("decode", at_ns)
-        self._tokens += 1
+    def end(self, at_ns: int, step: int) -> list[Span]:
+        """It takes no part in `step` any more; the one before ended at `at_ns`."""
+        spans = []
+        if self._chunks:
+            ended_ns = self._decode_ns or at_ns
+            spans.append(self._span("prefill", self._prefill_ns, ended_ns, {}, self._chunks))
+        if self._first_step:
+            told: dict[str, Value] = {
+                "batchyard.first_step": self._first_step,
+                "batchyard.tokens": step - self._first_step,
+            }
+            spans.append(self._span("decode", self._decode_ns, at_ns, told, ()))
+        return spans
 
-    def end(self, at_ns: int | None) -> None:
-        if self._prefill:
-            self._prefill.end(at_ns)
-        if self._decode:
-            self._decode.set_attribute("batchyard.tokens", self._tokens)
-            self._decode.end(at_ns)
-
-    def _start(self, name: str, at_ns: int) -> Span:
-        context = parent_context(self.parent)
-        return self._tracer.start_span(name, context, start_time=at_ns, attributes=self._attributes)
+    def _span(
+        self, name: str, start_ns: int, end_ns: int, told: dict[str, Value], events: Sequence[Event]
+    ) -> Span:
+        context, parent = self._parent.child(), self._parent.span_id
+        return Span(name, context, parent, start_ns, end_ns, self._about | told, events)

@@ -26,17 +26,17 @@ from protos import sampling_pb2 as protos_dot_sampling__pb2
 from protos import step_pb2 as protos_dot_step__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/scheduling.proto\x12\x15\x62\x61tchyard.internal.v1\x1a\x15protos/sampling.proto\x1a\x11protos/step.proto\"Y\n\x0cRegistration\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x38\n\x06worker\x18\x02 \x01(\x0b\x32(.batchyard.internal.v1.WorkerDescription\"\x1e\n\nRegistered\x12\x10\n\x08lease_ms\x18\x01 \x01(\r\",\n\x0c\x44rainRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"?\n\nDrainReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05moved\x18\x03 \x01(\x05\"A\n\x0bWarmRequest\x12\x32\n\x07prompts\x18\x01 \x03(\x0b\x32!.batchyard.internal.v1.WarmPrompt\"0\n\nWarmPrompt\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12\x12\n\ncache_salt\x18\x02 \x01(\t\"\x0b\n\tWarmReply\"O\n\x0eGatewayMessage\x12-\n\x06submit\x18\x01 \x03(\x0b\x32\x1d.batchyard.internal.v1.Submit\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x06\"\x94\x02\n\x06Submit\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x12\n\nprompt_len\x18\x04 \x01(\x05\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.batchyard.internal.v1.Sampling\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0e\n\x06weight\x18\n \x01(\x01\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x12\n\ntimeout_ms\x18\x0c \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\r \x01(\x08\"\xcc\x02\n\x10SchedulerMessage\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x36\n\x08logprobs\x18\x04 \x03(\x0b\x32$.batchyard.internal.v1.TokenLogprobs\x12>\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32%.batchyard.internal.v1.PromptLogprobs\x12\x31\n\x08\x66inished\x18\x06 \x03(\x0b\x32\x1f.batchyard.internal.v1.Finished\x12/\n\x07refused\x18\x07 \x03(\x0b\x32\x1e.batchyard.internal.v1.Refused\x12/\n\x07started\x18\x08 \x03(\x0b\x32\x1e.batchyard.internal.v1.Started\"N\n\rTokenLogprobs\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"_\n\x0ePromptLogprobs\x12\n\n\x02id\x18\x01 \x01(\x06\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x32\n\tpositions\x18\x03 \x03(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"[\n\x07Started\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\x12-\n\x06timing\x18\x03 \x01(\x0b\x32\x1d.batchyard.internal.v1.Timing\"\xe0\x01\n\x06Timing\x12\x11\n\tqueued_ms\x18\x01 \x01(\x01\x12\x13\n\x0brequeued_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x15\n\rdevice_tokens\x18\x05 \x01(\x05\x12\x13\n\x0bhost_tokens\x18\x06 \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x07 \x01(\x05\x12\x13\n\x0bpreemptions\x18\x08 \x01(\x05\x12\x0f\n\x07retries\x18\t \x01(\x05\x12\x12\n\nmigrations\x18\n \x01(\x05\x12\x11\n\tworker_id\x18\x0b \x01(\t\"\xa3\x01\n\x08\x46inished\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x33\n\x06reason\x18\x02 \x01(\x0e\x32#.batchyard.internal.v1.FinishReason\x12\x12\n\nstop_token\x18\x03 \x01(\x05\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12-\n\x06timing\x18\x06 \x01(\x0b\x32\x1d.batchyard.internal.v1.TimingJ\x04\x08\x04\x10\x05\"t\n\x07Refused\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32$.batchyard.internal.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"&\n\x0f\x44\x65scribeRequest\x12\x13\n\x0bmax_tenants\x18\x01 \x01(\x05\"\x9e\x02\n\x0b\x44\x65scription\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\x12\x12\n\nvocab_size\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\x33\n\x07workers\x18\x06 \x03(\x0b\x32\".batchyard.internal.v1.WorkerState\x12\x0f\n\x07warming\x18\x07 \x01(\x05\x12\r\n\x05\x66\x65nce\x18\x08 \x01(\x06\x12\x14\n\x0cqueue_tokens\x18\t \x01(\x03\x12\x33\n\x07tenants\x18\n \x03(\x0b\x32\".batchyard.internal.v1.TenantState\x12\x13\n\x0bnum_tenants\x18\x0b \x01(\x05\"M\n\x0bTenantState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\"\x99\x03\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x05\x12\x10\n\x08max_rows\x18\x06 \x01(\x05\x12\x17\n\x0fsteps_in_flight\x18\x07 \x01(\x05\x12\x12\n\nnum_blocks\x18\x08 \x01(\x05\x12\x13\n\x0b\x66ree_blocks\x18\t \x01(\x05\x12\x13\n\x0bheld_blocks\x18\n \x01(\x05\x12\x15\n\rcached_blocks\x18\x0b \x01(\x05\x12\r\n\x05steps\x18\x0c \x01(\x04\x12\x1a\n\x12seconds_since_step\x18\r \x01(\x01\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12\x0e\n\x06weight\x18\x0f \x01(\x01\x12\x18\n\x10generated_tokens\x18\x10 \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x11 \x01(\x01\x12\x33\n\tlast_step\x18\x12 \x01(\x0b\x32 .batchyard.internal.v1.StepState\"Q\n\tStepState\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x0f\n\x07\x62usy_us\x18\x04 \x01(\x04*\x94\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x03\x12\x19\n\x15\x46INISH_REASON_TIMEOUT\x10\x04*\xa9\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x01\x12\x1d\n\x19REFUSAL_REASON_OVERLOADED\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_UNAVAILABLE\x10\x03\x12\x1d\n\x19REFUSAL_REASON_OVER_SHARE\x10\x04\x32\xb9\x03\n\tScheduler\x12]\n\x07\x43onnect\x12%.batchyard.internal.v1.GatewayMessage\x1a\'.batchyard.internal.v1.SchedulerMessage(\x01\x30\x01\x12V\n\x08\x44\x65scribe\x12&.batchyard.internal.v1.DescribeRequest\x1a\".batchyard.internal.v1.Description\x12L\n\x04Warm\x12\".batchyard.internal.v1.WarmRequest\x1a .batchyard.internal.v1.WarmReply\x12V\n\x08Register\x12#.batchyard.internal.v1.Registration\x1a!.batchyard.internal.v1.Registered(\x01\x30\x01\x12O\n\x05\x44rain\x12#.batchyard.internal.v1.DrainRequest\x1a!.batchyard.internal.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/scheduling.proto\x12\x15\x62\x61tchyard.internal.v1\x1a\x15protos/sampling.proto\x1a\x11protos/step.proto\"Y\n\x0cRegistration\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x38\n\x06worker\x18\x02 \x01(\x0b\x32(.batchyard.internal.v1.WorkerDescription\"\x1e\n\nRegistered\x12\x10\n\x08lease_ms\x18\x01 \x01(\r\",\n\x0c\x44rainRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04undo\x18\x02 \x01(\x08\"?\n\nDrainReply\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05moved\x18\x03 \x01(\x05\"A\n\x0bWarmRequest\x12\x32\n\x07prompts\x18\x01 \x03(\x0b\x32!.batchyard.internal.v1.WarmPrompt\"0\n\nWarmPrompt\x12\x0e\n\x06tokens\x18\x01 \x01(\x0c\x12\x12\n\ncache_salt\x18\x02 \x01(\t\"\x0b\n\tWarmReply\"]\n\x0eGatewayMessage\x12-\n\x06submit\x18\x01 \x03(\x0b\x32\x1d.batchyard.internal.v1.Submit\x12\x0e\n\x06\x63\x61ncel\x18\x02 \x03(\x06\x12\x0c\n\x04keep\x18\x03 \x03(\x0c\"\x94\x02\n\x06Submit\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x12\n\nprompt_len\x18\x04 \x01(\x05\x12\x12\n\nmax_tokens\x18\x05 \x01(\x05\x12\x31\n\x08sampling\x18\x06 \x01(\x0b\x32\x1f.batchyard.internal.v1.Sampling\x12\x13\n\x0btraceparent\x18\x07 \x01(\t\x12\x12\n\ncache_salt\x18\x08 \x01(\t\x12\x0e\n\x06tenant\x18\t \x01(\t\x12\x0e\n\x06weight\x18\n \x01(\x01\x12\x10\n\x08priority\x18\x0b \x01(\x05\x12\x12\n\ntimeout_ms\x18\x0c \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\r \x01(\x08\"\xcc\x02\n\x10SchedulerMessage\x12\x0b\n\x03ids\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x36\n\x08logprobs\x18\x04 \x03(\x0b\x32$.batchyard.internal.v1.TokenLogprobs\x12>\n\x0fprompt_logprobs\x18\x05 \x03(\x0b\x32%.batchyard.internal.v1.PromptLogprobs\x12\x31\n\x08\x66inished\x18\x06 \x03(\x0b\x32\x1f.batchyard.internal.v1.Finished\x12/\n\x07refused\x18\x07 \x03(\x0b\x32\x1e.batchyard.internal.v1.Refused\x12/\n\x07started\x18\x08 \x03(\x0b\x32\x1e.batchyard.internal.v1.Started\"N\n\rTokenLogprobs\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x31\n\x08logprobs\x18\x02 \x01(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"_\n\x0ePromptLogprobs\x12\n\n\x02id\x18\x01 \x01(\x06\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x32\n\tpositions\x18\x03 \x03(\x0b\x32\x1f.batchyard.internal.v1.Logprobs\"[\n\x07Started\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x15\n\rcached_tokens\x18\x02 \x01(\x05\x12-\n\x06timing\x18\x03 \x01(\x0b\x32\x1d.batchyard.internal.v1.Timing\"\xe0\x01\n\x06Timing\x12\x11\n\tqueued_ms\x18\x01 \x01(\x01\x12\x13\n\x0brequeued_ms\x18\x02 \x01(\x01\x12\x12\n\nprefill_ms\x18\x03 \x01(\x01\x12\x11\n\tdecode_ms\x18\x04 \x01(\x01\x12\x15\n\rdevice_tokens\x18\x05 \x01(\x05\x12\x13\n\x0bhost_tokens\x18\x06 \x01(\x05\x12\x0e\n\x06\x63hunks\x18\x07 \x01(\x05\x12\x13\n\x0bpreemptions\x18\x08 \x01(\x05\x12\x0f\n\x07retries\x18\t \x01(\x05\x12\x12\n\nmigrations\x18\n \x01(\x05\x12\x11\n\tworker_id\x18\x0b \x01(\t\"\xa3\x01\n\x08\x46inished\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x33\n\x06reason\x18\x02 \x01(\x0e\x32#.batchyard.internal.v1.FinishReason\x12\x12\n\nstop_token\x18\x03 \x01(\x05\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12-\n\x06timing\x18\x06 \x01(\x0b\x32\x1d.batchyard.internal.v1.TimingJ\x04\x08\x04\x10\x05\"t\n\x07Refused\x12\n\n\x02id\x18\x01 \x01(\x06\x12\x34\n\x06reason\x18\x02 \x01(\x0e\x32$.batchyard.internal.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"&\n\x0f\x44\x65scribeRequest\x12\x13\n\x0bmax_tenants\x18\x01 \x01(\x05\"\x9e\x02\n\x0b\x44\x65scription\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x15\n\rmax_model_len\x18\x02 \x01(\x05\x12\x12\n\nvocab_size\x18\x03 \x01(\x05\x12\x0f\n\x07waiting\x18\x04 \x01(\x05\x12\x0f\n\x07running\x18\x05 \x01(\x05\x12\x33\n\x07workers\x18\x06 \x03(\x0b\x32\".batchyard.internal.v1.WorkerState\x12\x0f\n\x07warming\x18\x07 \x01(\x05\x12\r\n\x05\x66\x65nce\x18\x08 \x01(\x06\x12\x14\n\x0cqueue_tokens\x18\t \x01(\x03\x12\x33\n\x07tenants\x18\n \x03(\x0b\x32\".batchyard.internal.v1.TenantState\x12\x13\n\x0bnum_tenants\x18\x0b \x01(\x05\"M\n\x0bTenantState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0f\n\x07waiting\x18\x03 \x01(\x05\x12\x0f\n\x07running\x18\x04 \x01(\x05\"\x99\x03\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0c\n\x04rows\x18\x05 \x01(\x05\x12\x10\n\x08max_rows\x18\x06 \x01(\x05\x12\x17\n\x0fsteps_in_flight\x18\x07 \x01(\x05\x12\x12\n\nnum_blocks\x18\x08 \x01(\x05\x12\x13\n\x0b\x66ree_blocks\x18\t \x01(\x05\x12\x13\n\x0bheld_blocks\x18\n \x01(\x05\x12\x15\n\rcached_blocks\x18\x0b \x01(\x05\x12\r\n\x05steps\x18\x0c \x01(\x04\x12\x1a\n\x12seconds_since_step\x18\r \x01(\x01\x12\x10\n\x08\x64raining\x18\x0e \x01(\x08\x12\x0e\n\x06weight\x18\x0f \x01(\x01\x12\x18\n\x10generated_tokens\x18\x10 \x01(\x04\x12\x19\n\x11tokens_per_second\x18\x11 \x01(\x01\x12\x33\n\tlast_step\x18\x12 \x01(\x0b\x32 .batchyard.internal.v1.StepState\"Q\n\tStepState\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0e\n\x06tokens\x18\x02 \x01(\x05\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x05\x12\x0f\n\x07\x62usy_us\x18\x04 \x01(\x04*\x94\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x18\n\x14\x46INISH_REASON_FAILED\x10\x03\x12\x19\n\x15\x46INISH_REASON_TIMEOUT\x10\x04*\xa9\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x01\x12\x1d\n\x19REFUSAL_REASON_OVERLOADED\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_UNAVAILABLE\x10\x03\x12\x1d\n\x19REFUSAL_REASON_OVER_SHARE\x10\x04\x32\xb9\x03\n\tScheduler\x12]\n\x07\x43onnect\x12%.batchyard.internal.v1.GatewayMessage\x1a\'.batchyard.internal.v1.SchedulerMessage(\x01\x30\x01\x12V\n\x08\x44\x65scribe\x12&.batchyard.internal.v1.DescribeRequest\x1a\".batchyard.internal.v1.Description\x12L\n\x04Warm\x12\".batchyard.internal.v1.WarmRequest\x1a .batchyard.internal.v1.WarmReply\x12V\n\x08Register\x12#.batchyard.internal.v1.Registration\x1a!.batchyard.internal.v1.Registered(\x01\x30\x01\x12O\n\x05\x44rain\x12#.batchyard.internal.v1.DrainRequest\x1a!.batchyard.internal.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.scheduling_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2836
-  _globals['_FINISHREASON']._serialized_end=2984
-  _globals['_REFUSALREASON']._serialized_start=2987
-  _globals['_REFUSALREASON']._serialized_end=3156
+  _globals['_FINISHREASON']._serialized_start=2850
+  _globals['_FINISHREASON']._serialized_end=2998
+  _globals['_REFUSALREASON']._serialized_start=3001
+  _globals['_REFUSALREASON']._serialized_end=3170
   _globals['_REGISTRATION']._serialized_start=92
   _globals['_REGISTRATION']._serialized_end=181
   _globals['_REGISTERED']._serialized_start=183
@@ -52,33 +52,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WARMREPLY']._serialized_start=443
   _globals['_WARMREPLY']._serialized_end=454
   _globals['_GATEWAYMESSAGE']._serialized_start=456
-  _globals['_GATEWAYMESSAGE']._serialized_end=535
-  _globals['_SUBMIT']._serialized_start=538
-  _globals['_SUBMIT']._serialized_end=814
-  _globals['_SCHEDULERMESSAGE']._serialized_start=817
-  _globals['_SCHEDULERMESSAGE']._serialized_end=1149
-  _globals['_TOKENLOGPROBS']._serialized_start=1151
-  _globals['_TOKENLOGPROBS']._serialized_end=1229
-  _globals['_PROMPTLOGPROBS']._serialized_start=1231
-  _globals['_PROMPTLOGPROBS']._serialized_end=1326
-  _globals['_STARTED']._serialized_start=1328
-  _globals['_STARTED']._serialized_end=1419
-  _globals['_TIMING']._serialized_start=1422
-  _globals['_TIMING']._serialized_end=1646
-  _globals['_FINISHED']._serialized_start=1649
-  _globals['_FINISHED']._serialized_end=1812
-  _globals['_REFUSED']._serialized_start=1814
-  _globals['_REFUSED']._serialized_end=1930
-  _globals['_DESCRIBEREQUEST']._serialized_start=1932
-  _globals['_DESCRIBEREQUEST']._serialized_end=1970
-  _globals['_DESCRIPTION']._serialized_start=1973
-  _globals['_DESCRIPTION']._serialized_end=2259
-  _globals['_TENANTSTATE']._serialized_start=2261
-  _globals['_TENANTSTATE']._serialized_end=2338
-  _globals['_WORKERSTATE']._serialized_start=2341
-  _globals['_WORKERSTATE']._serialized_end=2750
-  _globals['_STEPSTATE']._serialized_start=2752
-  _globals['_STEPSTATE']._serialized_end=2833
-  _globals['_SCHEDULER']._serialized_start=3159
-  _globals['_SCHEDULER']._serialized_end=3600
+  _globals['_GATEWAYMESSAGE']._serialized_end=549
+  _globals['_SUBMIT']._serialized_start=552
+  _globals['_SUBMIT']._serialized_end=828
+  _globals['_SCHEDULERMESSAGE']._serialized_start=831
+  _globals['_SCHEDULERMESSAGE']._serialized_end=1163
+  _globals['_TOKENLOGPROBS']._serialized_start=1165
+  _globals['_TOKENLOGPROBS']._serialized_end=1243
+  _globals['_PROMPTLOGPROBS']._serialized_start=1245
+  _globals['_PROMPTLOGPROBS']._serialized_end=1340
+  _globals['_STARTED']._serialized_start=1342
+  _globals['_STARTED']._serialized_end=1433
+  _globals['_TIMING']._serialized_start=1436
+  _globals['_TIMING']._serialized_end=1660
+  _globals['_FINISHED']._serialized_start=1663
+  _globals['_FINISHED']._serialized_end=1826
+  _globals['_REFUSED']._serialized_start=1828
+  _globals['_REFUSED']._serialized_end=1944
+  _globals['_DESCRIBEREQUEST']._serialized_start=1946
+  _globals['_DESCRIBEREQUEST']._serialized_end=1984
+  _globals['_DESCRIPTION']._serialized_start=1987
+  _globals['_DESCRIPTION']._serialized_end=2273
+  _globals['_TENANTSTATE']._serialized_start=2275
+  _globals['_TENANTSTATE']._serialized_end=2352
+  _globals['_WORKERSTATE']._serialized_start=2355
+  _globals['_WORKERSTATE']._serialized_end=2764
+  _globals['_STEPSTATE']._serialized_start=2766
+  _globals['_STEPSTATE']._serialized_end=2847
+  _globals['_SCHEDULER']._serialized_start=3173
+  _globals['_SCHEDULER']._serialized_end=3614
 # @@protoc_insertion_point(module_scope)

@@ -227,19 +227,25 @@ class GatewayMessage(google.protobuf.message.Message):
 
     SUBMIT_FIELD_NUMBER: builtins.int
     CANCEL_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
     @property
     def submit(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Submit]: ...
     @property
     def cancel(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """ids; unknown or finished ones are ignored"""
 
+    @property
+    def keep(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """traces, 16 bytes each, to be exported though they were not sampled"""
+
     def __init__(
         self,
         *,
         submit: collections.abc.Iterable[Global___Submit] | None = ...,
         cancel: collections.abc.Iterable[builtins.int] | None = ...,
+        keep: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cancel", b"cancel", "submit", b"submit"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["cancel", b"cancel", "keep", b"keep", "submit", b"submit"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___GatewayMessage: typing_extensions.TypeAlias = GatewayMessage
@@ -272,7 +278,7 @@ class Submit(google.protobuf.message.Message):
     max_tokens: builtins.int
     """of the answer, what has been answered already included"""
     traceparent: builtins.str
-    """W3C trace context, empty when the request is not traced"""
+    """W3C trace context, sampled or not; empty when nobody traces"""
     cache_salt: builtins.str
     """requests share cached prefixes only under the same salt"""
     tenant: builtins.str

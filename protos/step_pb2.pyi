@@ -151,7 +151,7 @@ class NewRow(google.protobuf.message.Message):
     block_ids: builtins.bytes
     """i32, in order; those past the computed tokens will be written"""
     traceparent: builtins.str
-    """W3C trace context, empty when the request is not traced"""
+    """W3C trace context, sampled or not; empty when nobody traces"""
     @property
     def sampling(self) -> protos.sampling_pb2.Sampling: ...
     def __init__(
@@ -190,6 +190,7 @@ class StepBatch(google.protobuf.message.Message):
     SAVED_TO_FIELD_NUMBER: builtins.int
     LOADED_BLOCKS_FIELD_NUMBER: builtins.int
     LOADED_FROM_FIELD_NUMBER: builtins.int
+    KEEP_FIELD_NUMBER: builtins.int
     step: builtins.int
     """1, 2, 3 … on a stream"""
     freed_rows: builtins.bytes
@@ -212,6 +213,10 @@ class StepBatch(google.protobuf.message.Message):
     """i32"""
     @property
     def new_rows(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___NewRow]: ...
+    @property
+    def keep(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """traces, 16 bytes each, to be exported though they were not sampled"""
+
     def __init__(
         self,
         *,
@@ -226,8 +231,9 @@ class StepBatch(google.protobuf.message.Message):
         saved_to: builtins.bytes = ...,
         loaded_blocks: builtins.bytes = ...,
         loaded_from: builtins.bytes = ...,
+        keep: collections.abc.Iterable[builtins.bytes] | None = ...,
     ) -> None: ...
-    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_lens", b"chunk_lens", "chunk_rows", b"chunk_rows", "freed_rows", b"freed_rows", "grown_blocks", b"grown_blocks", "grown_rows", b"grown_rows", "loaded_blocks", b"loaded_blocks", "loaded_from", b"loaded_from", "new_rows", b"new_rows", "saved_blocks", b"saved_blocks", "saved_to", b"saved_to", "step", b"step"]
+    _ClearFieldArgType: typing_extensions.TypeAlias = typing.Literal["chunk_lens", b"chunk_lens", "chunk_rows", b"chunk_rows", "freed_rows", b"freed_rows", "grown_blocks", b"grown_blocks", "grown_rows", b"grown_rows", "keep", b"keep", "loaded_blocks", b"loaded_blocks", "loaded_from", b"loaded_from", "new_rows", b"new_rows", "saved_blocks", b"saved_blocks", "saved_to", b"saved_to", "step", b"step"]
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
 
 Global___StepBatch: typing_extensions.TypeAlias = StepBatch

@@ -35,8 +35,10 @@ from scheduler.chunking import prompt_budget
 from scheduler.entrance import Entrance, Room
 from scheduler.host_pool import HostPool
 from scheduler.move_costs import MoveCosts
+from scheduler.notices import Notices
 from scheduler.peak import AnswerLengths, PeakMemory
 from scheduler.preemption import Cause, Victims
+from scheduler.prompt_log import PromptLog
 from scheduler.queue import WaitingQueue
 from scheduler.request import Request
 from scheduler.rows import Rows
@@ -71,7 +73,7 @@ class Step:
 class Admissions(Protocol):
     """Who is told when a request gets or loses a row."""
 
-    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None: ...
+    def admitted(self, request: Request, cached_tokens: int) -> None: ...
 
     def preempted(self, request: Request, cause: Cause) -> None: ...
 
@@ -108,6 +110,8 @@ class Batcher:
         self.sent = 0  # number of the last step composed
         self.answered = 0  # number of the last step answered
         self.answers = answers or AnswerLengths()
+        self.prompts = PromptLog()
+        self.notices = Notices()
         self.entrance = Entrance(rows, self.tiers, PeakMemory(rows, pool, self.answers), caching=caching)
         self.sharing = Sharing(rows, pool, caching=caching)
         self._admissions = admissions
@@ -116,7 +120,6 @@ class Batcher:
         self._urgency = Urgency(rows.max_rows)
         self._advances = Advances(rows)
         self._prefilling: list[int] = []
-        self._freed: list[int] = []  # rows the worker must still be told of
         self._departures: deque[tuple[int, int]] = deque()  # (fence, row)
 
     @property
@@ -151,7 +154,7 @@ class Batcher:
         prompts = prompt_budget(self.budget, len(decodes), self.backlog + waiting.work, self._calm)
         chunks = self._fill(waiting, prompts, batch, admitting=admitting)
         self.tiers.save_ahead()
-        if not (len(decodes) or chunks or self._freed or self.tiers.ordered):
+        if not (len(decodes) or chunks or self.notices or self.tiers.ordered):
             return None
         self.sent += 1
         self._pack(batch, grown, chunks)
@@ -239,8 +242,7 @@ class Batcher:
         return row, length
 
     def _pack(self, batch: StepBatch, grown: list[tuple[int, int]], chunks: list[tuple[int, int]]) -> None:
-        batch.freed_rows = pack_i32(self._freed)
-        self._freed = []
+        self.notices.pack(batch)
         batch.grown_rows = pack_i32([row for row, _ in grown])
         batch.grown_blocks = pack_i32([block for _, block in grown])
         batch.chunk_rows = pack_i32([row for row, _ in chunks])
@@ -270,11 +272,11 @@ class Batcher:
             worth = self.tiers.costs.tokens_worth(from_host // self.rows.block_size)
             request.tenant.charge(min(from_host, worth))
         row = self.rows.take(request, blocks, computed)
-        request.got_row(row, computed - from_host, from_host)
+        request.got_row(row, computed - from_host, from_host, room.looked_ns, self.prompts)
         self._advances.took(row)
         self._urgency.began(request.priority, batch.step)
         self._prefilling.append(row)
-        self._admissions.admitted(request, computed, room.looked_ns)
+        self._admissions.admitted(request, computed)
         batch.new_rows.append(
             NewRow(
                 row=row,
@@ -284,7 +286,7 @@ class Batcher:
                 computed=computed,
                 block_ids=pack_i32(blocks),
                 sampling=request.sampling,
-                traceparent=request.traceparent,
+                traceparent=request.timeline.traceparent,
             )
         )
         return row
@@ -299,7 +301,7 @@ class Batcher:
 
     def _preempt(self, row: int, cause: Cause) -> None:
         request = self._request(row)
-        request.timeline.lost_row(Loss.PREEMPTED)
+        request.timeline.lost_row(Loss.PREEMPTED, cause.value)
         self._leave(row)
         self._admissions.preempted(request, cause)
 
@@ -309,7 +311,7 @@ class Batcher:
         self.sharing.leave(row, self.sent)
         self.pool.release(self.rows.blocks_of(row), self.sent)
         self._departures.append((self.sent, row))
-        self._freed.append(row)
+        self.notices.freed(row)
         if self.answered == self.sent:
             self.pool.settle(self.answered)
 

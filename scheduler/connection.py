@@ -1,5 +1,6 @@
 """What a lane has for as long as one stream to its worker lives, and how it comes to it."""
 
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -75,6 +76,8 @@ class Connection:
         busy_us = result.forward_us + result.sample_us
         hop_us = step.age_us - result.queue_us - busy_us
         self.pacing.answered(busy_us, hop_us, now)
+        if step.num_prompt_tokens:
+            self.batcher.prompts.answered(time.time_ns(), 1000 * busy_us, step.num_prompt_tokens)
         self.batcher.tiers.costs.observe_step(result.num_tokens, busy_us)
 
 

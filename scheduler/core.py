@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from batchyard.errors import InvalidRequest
-from batchyard.telemetry import is_sampled, parse_traceparent
 from prefix_cache.mirror import PrefixMirror
 from protos.packing import unpack_i32
 from protos.scheduling_pb2 import (
@@ -141,6 +140,13 @@ class Scheduler:
         self._warming.add(prompts)
         self._wake()
 
+    def keep(self, trace_ids: Sequence[int]) -> None:
+        """Everybody is to export these traces, though they were not sampled."""
+        self._spans.keep(trace_ids)
+        for lane in self.lanes:
+            lane.keep(trace_ids)
+        self._wake()
+
     def describe(self) -> Description:
         """The state now, but for tenants."""
         waiting = len(self.waiting) + len(self.suspects.waiting)
@@ -148,7 +154,7 @@ class Scheduler:
 
     # What the lanes tell
 
-    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None:
+    def admitted(self, request: Request, cached_tokens: int) -> None:
         """`request` has a row."""
         if not request.started:
             request.started = True
@@ -157,7 +163,6 @@ class Scheduler:
             self.prompt_tokens += request.prompt_len
             self.hits.add(cached_tokens, request.loaded)
         self.suspects.admitted(request)
-        self._spans.admitted(request, cached_tokens, started_ns)
 
     def preempted(self, request: Request, cause: Cause) -> None:
         """`request` has lost its row, and will wait again."""
@@ -183,8 +188,6 @@ class Scheduler:
     def _take_back(self, requests: list[Request]) -> None:
         for request in requests:
             request.lane = None
-            if request.started:  # else it has waited all the time
-                request.queued_at_ns = time.time_ns()
             if not self.suspects.take(request):
                 self.waiting.push(request)
 
@@ -238,7 +241,7 @@ class Scheduler:
             wait = self.door.rate.seconds_for(self.door.size)
             request.session.refused(request.id, REFUSAL_REASON_OVERLOADED, message, wait)
             self.door.shed += 1
-            self._end(request)
+            self._end(request, "shed")
             request.session.flush()
         if refusal := self.door.ask(submit):
             session.refused(submit.id, refusal.reason, refusal.message, refusal.retry_after_s)
@@ -247,7 +250,6 @@ class Scheduler:
             self._wake()
 
     def _enter(self, session: Session, submit: Submit) -> None:
-        parent = parse_traceparent(submit.traceparent)
         now = self._clock()
         request = Request(
             session=session,
@@ -259,12 +261,11 @@ class Scheduler:
             sampling=submit.sampling,
             stop_ids=frozenset(unpack_i32(submit.sampling.stop_token_ids).tolist()),
             cache_salt=submit.cache_salt,
-            traceparent=submit.traceparent if is_sampled(parent) else "",
-            parent=parent,
             arrival=next(self._arrivals),
             tenant=self.tenants.arriving(submit.tenant, submit.weight),
             priority=-submit.priority,
             arrived=now,
+            timeline=self._spans.timeline(submit, int(self.door.size.requests)),
             deadline=now + submit.timeout_ms / 1000 if submit.timeout_ms else math.inf,
         )
         session.requests[request.id] = request
@@ -288,7 +289,8 @@ class Scheduler:
         request.session.finished(request, FINISH_REASON_FAILED, error=why)
         request.session.flush()
 
-    def _end(self, request: Request) -> None:
+    def _end(self, request: Request, why: str = "cancelled") -> None:
+        request.timeline.end(why)
         self.door.left(request)
         if request.lane:
             request.lane.end(request)

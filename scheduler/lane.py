@@ -1,7 +1,8 @@
 """One worker as the scheduler sees it: its stream, its steps in flight, the requests given to it."""
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -239,6 +240,11 @@ class Lane:
         self._drain.undo()
         self.hurry()
 
+    def keep(self, trace_ids: Sequence[int]) -> None:
+        """The worker is to export these traces, though they were not sampled."""
+        if batcher := self.batcher:
+            batcher.notices.keep(trace_ids)
+
     def hurry(self) -> None:
         """There is news of the worker: connecting to it is tried again now."""
         self._retries.hurry()
@@ -246,18 +252,19 @@ class Lane:
     async def run(self) -> None:
         """Serves for ever: connects, steps, and after a loss gives the requests back and connects again."""
         while True:
-            alone = 0.0
+            alone, cause = 0.0, ""
             try:
                 await self._connect()
                 self._retries.succeeded()
                 await self._receive()
             except InternalError as error:
+                cause = type(error).__name__
                 if self._connection and not self.draining:
                     alone = self._lost(self._connection, error)
                 else:
                     log.debug("worker_not_ready", address=self.address, error=str(error))
             finally:
-                self._disconnect()
+                self._disconnect(cause)
             await self._retries.wait(alone)
 
     def _lost(self, connection: Connection, error: InternalError) -> float:
@@ -328,15 +335,24 @@ class Lane:
         log.error("worker_overdue", address=self.address, what=overdue)
         connection.stream.close()
 
-    def _disconnect(self) -> None:
+    def _tell_timelines(self, requests: Sequence[Request], cause: str) -> None:
+        if self.draining:
+            for request in requests:
+                request.timeline.lost_row(Loss.DRAINED)
+            return
+        # Lost since it was heard of last, whenever that was noticed.
+        silent_ns = round(1e9 * (time.monotonic() - self.tally.last_result))
+        for request in requests:
+            request.timeline.lost_row(Loss.WORKER_LOST, cause, time.time_ns() - silent_ns)
+
+    def _disconnect(self, cause: str) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
         connection.stream.close()
         self.tally.ended(connection.batcher)
         requests = connection.batcher.evacuate() + self.waiting.drain()
-        for request in requests:
-            request.timeline.lost_row(Loss.DRAINED if self.draining else Loss.WORKER_LOST)
+        self._tell_timelines(requests, cause)
         if self.draining:
             self._drain.moved(len(requests))
             log.info("worker_drained", address=self.address, worker=self.name, moved=self._drain.finish())

@@ -46,12 +46,12 @@ async def run(settings: SchedulerSettings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    telemetry = Telemetry(_PROCESS, _INSTANCE, settings.otlp, settings.trace_sample)
+    telemetry = Telemetry(_PROCESS, _INSTANCE, settings.otlp)
     lease = Lease()
     transports = [GrpcTransport(address, lease, tls) for address in settings.worker_addresses]
     mirror = _mirror(settings.redis)
     limits = QueueLimits(settings.max_queue_requests, settings.max_queue_tokens)
-    spans = RequestSpans(telemetry.tracer)
+    spans = RequestSpans(telemetry.spans)
     scheduler = Scheduler(transports, _lane_options(settings), spans, mirror, limits=limits)
     keeper = _keeper(settings, scheduler)
     server = RpcServer(settings.scheduler_listen, tls=tls)

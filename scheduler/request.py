@@ -1,18 +1,17 @@
 """A request as the scheduler knows it: token ids, limits, and what has become of it."""
 
 import math
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from opentelemetry.trace import SpanContext
 
 from prefix_cache import hashing
 from prefix_cache.hashing import Digest
 from protos.sampling_pb2 import Sampling
 from scheduler.fairness import Tenant
+from scheduler.prompt_log import PromptLog
 from scheduler.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ class Request:
     sampling: Sampling
     stop_ids: frozenset[int]
     cache_salt: str
-    traceparent: str
-    parent: SpanContext | None
     arrival: int
-    queued_at_ns: int = field(default_factory=time.time_ns)
     started: bool = False
     loaded: int = 0  # leading tokens brought from host memory since it waits
     cancelled: bool = False
@@ -96,10 +92,13 @@ class Request:
         self.started = True
         self.paid = len(self.tokens)
 
-    def got_row(self, row: int, device_tokens: int, host_tokens: int) -> None:
-        """It runs in `row`, where so many of its tokens were found cached, by tier."""
+    def got_row(
+        self, row: int, device_tokens: int, host_tokens: int, looked_ns: int, prompts: PromptLog
+    ) -> None:
+        """It runs in `row`: see `Timeline.got_row`."""
         self.row = row
-        self.timeline.got_row(self.lane.name if self.lane else "", device_tokens, host_tokens)
+        worker = self.lane.name if self.lane else ""
+        self.timeline.got_row(worker, device_tokens, host_tokens, looked_ns, prompts)
 
     def lost_row(self, tokens: Tokens) -> None:
         """It waits again, with the `tokens` it has by now."""

@@ -9,6 +9,7 @@ import structlog
 
 from batchyard.errors import UnknownWorker, WorkerRefused
 from batchyard.fence import metadata
+from batchyard.spans import unpack_trace_ids
 from protos.scheduling_pb2 import (
     DescribeRequest,
     Description,
@@ -114,6 +115,8 @@ class SchedulerService(SchedulerServicer):
                     return
                 for submit in message.submit:
                     self._scheduler.submit(session, submit)
+                if message.keep:
+                    self._scheduler.keep(unpack_trace_ids(message.keep))
                 for request_id in message.cancel:
                     self._scheduler.cancel(session, request_id)
         finally:

@@ -10,6 +10,10 @@ import numpy.typing as npt
 from protos.packing import pack_i32, pack_u64
 from protos.sampling_pb2 import Logprobs
 from protos.scheduling_pb2 import (
+    FINISH_REASON_FAILED,
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_TIMEOUT,
     Finished,
     FinishReason,
     PromptLogprobs,
@@ -20,6 +24,13 @@ from protos.scheduling_pb2 import (
     TokenLogprobs,
 )
 from scheduler.request import Request, Tokens
+
+_REASONS = {
+    FINISH_REASON_STOP: "stop",
+    FINISH_REASON_LENGTH: "length",
+    FINISH_REASON_FAILED: "failed",
+    FINISH_REASON_TIMEOUT: "timeout",
+}
 
 
 class Session:
@@ -60,7 +71,7 @@ class Session:
     ) -> None:
         """The request is over and forgotten."""
         del self.requests[request.id]
-        request.timeline.end()
+        request.timeline.end(_REASONS[reason])
         self._next.finished.append(
             Finished(
                 id=request.id,

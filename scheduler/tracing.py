@@ -1,38 +1,92 @@
-"""The scheduler's part of a request's trace: how long it waited, and what the prefix match found."""
+"""The scheduler's part of a request's trace: its waits by what it waited for, and its rows.
 
-import time
+    scheduler.queue ──▶ prefix.match ──▶ scheduler.run ──▶ over
+                             ▲                │ loses its row
+                             └── preempted | retry | migrate
 
-from opentelemetry.trace import Tracer
+All are children of the gateway's span. A worker's spans are children of the `scheduler.run` that it serves.
+"""
 
-from batchyard.telemetry import is_sampled, parent_context
-from scheduler.request import Request
+from collections.abc import Iterable
+
+from batchyard.spans import OFF, Span, SpanRecorder, TraceContext, Value, parse_traceparent
+from protos.scheduling_pb2 import Submit
+from scheduler.prompt_log import PromptWork
+from scheduler.timeline import Loss, Timeline
+
+_WAITS = {
+    None: "scheduler.queue",
+    Loss.PREEMPTED: "preempted",
+    Loss.WORKER_LOST: "retry",
+    Loss.DRAINED: "migrate",
+}
 
 
 class RequestSpans:
-    """Spans are made after the fact, with explicit times, so that requests without a trace cost nothing."""
+    """Makes the timelines of requests, which write their spans where there is somebody to send them to."""
 
-    def __init__(self, tracer: Tracer) -> None:
-        self._tracer = tracer
+    def __init__(self, recorder: SpanRecorder = OFF) -> None:
+        self._recorder = recorder
 
-    def admitted(self, request: Request, cached_tokens: int, started_ns: int) -> None:
-        """`request` got a row: it was matched from `started_ns` on, and waited until then."""
-        if not is_sampled(request.parent):
-            return
-        context = parent_context(request.parent)
-        queue = self._tracer.start_span(
-            "scheduler.queue",
-            context,
-            start_time=request.queued_at_ns,
-            attributes={"batchyard.preemptions": request.preemptions},
-        )
-        queue.end(started_ns)
-        match = self._tracer.start_span(
-            "prefix.match",
-            context,
-            start_time=started_ns,
-            attributes={
-                "batchyard.cached_tokens": cached_tokens,
-                "gen_ai.usage.input_tokens": request.prompt_len,
-            },
-        )
-        match.end(time.time_ns())
+    def timeline(self, submit: Submit, waiting: int) -> Timeline:
+        """Of a request that has just come, behind `waiting` others."""
+        parent = parse_traceparent(submit.traceparent) if self._recorder.enabled else None
+        if parent is None:
+            return Timeline(submit.traceparent)
+        about: dict[str, Value] = {
+            "batchyard.request_id": submit.request_id,
+            "batchyard.requests_before": waiting,
+            "gen_ai.usage.input_tokens": submit.prompt_len,
+        }
+        if submit.accepted:
+            about["batchyard.resubmitted"] = True
+        return Timeline(submit.traceparent, RequestTrace(self._recorder, parent, about))
+
+    def keep(self, trace_ids: Iterable[int]) -> None:
+        """These traces are to be exported, though they were not sampled."""
+        for trace_id in trace_ids:
+            self._recorder.keep(trace_id)
+
+
+class RequestTrace:
+    """Writes the spans of one request. Times are Unix, ns."""
+
+    __slots__ = ("_about", "_parent", "_recorder", "_row", "run")
+
+    def __init__(self, recorder: SpanRecorder, parent: TraceContext, about: dict[str, Value]) -> None:
+        """`about` is told with its first wait."""
+        self.run: TraceContext | None = None  # while it has a row
+        self._recorder = recorder
+        self._parent = parent
+        self._about = about
+        self._row: dict[str, Value] = {}
+
+    def waited(
+        self, loss: Loss | None, start_ns: int, end_ns: int, work: PromptWork, why: dict[str, Value]
+    ) -> None:
+        """For a row: the first one, or another one after a `loss`. `work` is the worker's meanwhile."""
+        attributes = (self._about if loss is None else {}) | why
+        if work.tokens:
+            attributes["batchyard.prompt_ms"] = round(min(work.ms, (end_ns - start_ns) / 1e6), 3)
+            attributes["batchyard.prompt_tokens"] = work.tokens
+        self._add(_WAITS[loss], self._parent.child(), start_ns, end_ns, attributes)
+
+    def matched(self, start_ns: int, end_ns: int, device_tokens: int, host_tokens: int) -> None:
+        """So many of its tokens were found cached, by tier; now it has a row."""
+        found: dict[str, Value] = {
+            "batchyard.device_tokens": device_tokens,
+            "batchyard.host_tokens": host_tokens,
+        }
+        self._add("prefix.match", self._parent.child(), start_ns, end_ns, found)
+        self.run = self._parent.child()
+
+    def ran(self, start_ns: int, end_ns: int, why: dict[str, Value]) -> None:
+        """It has had a row."""
+        if self.run:
+            self._add("scheduler.run", self.run, start_ns, end_ns, why)
+            self.run = None
+
+    def _add(
+        self, name: str, context: TraceContext, start_ns: int, end_ns: int, attributes: dict[str, Value]
+    ) -> None:
+        self._recorder.add(Span(name, context, self._parent.span_id, start_ns, end_ns, attributes))

@@ -108,8 +108,6 @@ class Warming:
             sampling=submit.sampling,
             stop_ids=frozenset(),
             cache_salt=submit.cache_salt,
-            traceparent="",
-            parent=None,
             arrival=_BEFORE_ALL + number,
             tenant=self._house,
             pinned=True,

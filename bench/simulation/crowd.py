@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import structlog
-from opentelemetry.trace import NoOpTracer
 
 from bench.simulation.worker import SimulatedTransport, SimulatedWorker
 from protos.packing import pack_i32, unpack_i32, unpack_u64
@@ -196,9 +195,7 @@ async def gather(
     worker = Witness(num_blocks, max_rows)
     options = LaneOptions(steps_in_flight=2, step_timeout=1e9, caching=True, calm_chunk_tokens=0)
     clock: Callable[[], float] = asyncio.get_running_loop().time
-    scheduler = Scheduler(
-        [SimulatedTransport(worker)], options, RequestSpans(NoOpTracer()), limits=limits, clock=clock
-    )
+    scheduler = Scheduler([SimulatedTransport(worker)], options, RequestSpans(), limits=limits, clock=clock)
     crowd = Crowd(scheduler, worker)
     tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(crowd.listen())]
     while not scheduler.lanes[0].connected:

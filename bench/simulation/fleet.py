@@ -9,7 +9,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import structlog
-from opentelemetry.trace import NoOpTracer
 
 from batchyard.config import SchedulerSettings
 from bench.simulation.virtual_time import run
@@ -120,7 +119,7 @@ async def serve(
     scheduler = Scheduler(
         transports,
         options,
-        RequestSpans(NoOpTracer()),
+        RequestSpans(),
         placement=placement,
         clock=asyncio.get_running_loop().time,
     )

@@ -42,18 +42,21 @@ class Door:
         """
         quota = quota_of(tenant)
         if not quota.bounds:
+            observation.generating()
             async with aclosing(pieces):
                 async for indexed in pieces:
                     yield indexed
             return
         stay = _Stay(self._limiter, tenant.name, requests, observation.usage.prompt_tokens)
-        with observation.limiting():
+        with observation.limiting() as told:
             standing = await self._limiter.ask(tenant.name, quota, stay.ask)
+            told["batchyard.limits.outcome"] = standing.cause or "granted"
         observation.answer_headers.update(rate_limit_headers(quota, standing))
         if not standing.granted:
             name = self._metrics.tenants.label(tenant.name)
             self._metrics.rate_limited.labels(name, standing.cause).inc()
             raise _refusal(tenant.name, quota, standing, stay.ask)
+        observation.generating()
         try:
             async with aclosing(pieces):
                 async for index, piece in pieces:

@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from batchyard.spans import Event, Span, new_trace
 from batchyard.telemetry import Telemetry
 
 FILE = Path(__file__).parents[2] / "deploy/collector/collector.py"
@@ -49,14 +50,16 @@ def get(url):
 def test_shows_the_trace_that_telemetry_sent(running):
     endpoint, url = running
     telemetry = Telemetry("batchyard-gateway", "gateway-1", endpoint, sample=1.0)
-    with telemetry.tracer.start_as_current_span("POST /v1/completions") as parent:
-        parent.set_attributes({"tokens": 3, "stop": ["a", "b"]})
-        with telemetry.tracer.start_as_current_span("tokenize") as child:
-            child.add_event("done", {"ok": True})
+    parent = new_trace(sampled=True)
+    start = 1_700_000_000_000_000_000
+    inner = [Event("done", start + 2, {"ok": True})]
+    telemetry.spans.add(Span("tokenize", parent.child(), parent.span_id, start + 1, start + 3, {}, inner))
+    attributes = {"tokens": 3, "stop": ["a", "b"]}
+    telemetry.spans.add(Span("POST /v1/completions", parent, 0, start, start + 4, attributes))
     telemetry.shutdown()
 
     (summary,) = get(f"{url}/traces")
-    assert summary["trace_id"] == f"{parent.get_span_context().trace_id:032x}"
+    assert summary["trace_id"] == f"{parent.trace_id:032x}"
     assert (summary["name"], summary["services"], summary["spans"]) == (
         "POST /v1/completions",
         ["batchyard-gateway"],
@@ -88,7 +91,7 @@ def test_traces_by_service(running):
     endpoint, url = running
     for service in ("gateway", "worker"):
         telemetry = Telemetry(service, "1", endpoint, sample=1.0)
-        telemetry.tracer.start_span(f"by {service}").end()
+        telemetry.spans.add(Span(f"by {service}", new_trace(sampled=True), 0, 1, 2, {}))
         telemetry.shutdown()
     assert {trace["name"] for trace in get(f"{url}/traces")} == {"by gateway", "by worker"}
     assert [trace["name"] for trace in get(f"{url}/traces?service=worker")] == ["by worker"]

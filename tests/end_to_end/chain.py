@@ -4,10 +4,9 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-from opentelemetry.trace import NoOpTracer
-
 from batchyard.config import WorkerSettings
 from batchyard.rpc import RpcServer
+from batchyard.spans import SpanRecorder
 from gateway.generation import Generator
 from gateway.link import SchedulerLink
 from gateway.submission import Limits
@@ -17,6 +16,7 @@ from gpu_worker.engine import StepEngine
 from gpu_worker.mover import Mover
 from gpu_worker.startup import start_runner
 from gpu_worker.threads import single_thread
+from gpu_worker.tracing import WorkerSpans
 from protos.scheduling_pb2_grpc import add_SchedulerServicer_to_server
 from protos.step_pb2_grpc import add_WorkerServicer_to_server
 from scheduler.connection import LaneOptions
@@ -28,18 +28,44 @@ from scheduler.tracing import RequestSpans
 from scheduler.transport import GrpcTransport
 
 
+class ServedWorker:
+    """A worker that can go away and come back, as far as its scheduler can see."""
+
+    def __init__(self, service: worker_service.WorkerService, address: str) -> None:
+        self._service = service
+        self.address = address
+
+    async def start(self) -> None:
+        self._server = RpcServer(self.address)
+        self._server.add(add_WorkerServicer_to_server, self._service, worker_service.NAME)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(0)
+
+
 class Chain:
     """Ask it for token ids."""
 
-    def __init__(self, generator: Generator, scheduler: Scheduler) -> None:
-        self._generator = generator
+    def __init__(
+        self,
+        generator: Generator,
+        scheduler: Scheduler,
+        link: SchedulerLink,
+        limits: Limits,
+        worker: ServedWorker,
+    ) -> None:
+        self.generator = generator
         self.scheduler = scheduler
+        self.link = link
+        self.limits = limits
+        self.worker = worker
 
     async def tokens(self, prompt, max_tokens, **params) -> list[int]:
         params = {"temperature": 0.0, "ignore_eos": True, **params}
         request = GenerationRequest("r", tuple(prompt), SamplingParams(max_tokens=max_tokens, **params))
         ids: list[int] = []
-        async with aclosing(self._generator.generate(request)) as pieces:
+        async with aclosing(self.generator.generate(request)) as pieces:
             async for piece in pieces:
                 ids += piece.token_ids
         return ids
@@ -55,25 +81,35 @@ class Chain:
 
 @asynccontextmanager
 async def chain(
-    model: Path | str, folder: Path, tokenizer, steps_in_flight=2, caching=True, calm=384, **settings
+    model: Path | str,
+    folder: Path,
+    tokenizer,
+    steps_in_flight=2,
+    caching=True,
+    calm=384,
+    export=None,
+    **settings,
 ):
-    """`settings` are the worker's. `tokenizer` is only needed for text: any will do."""
+    """`settings` are the worker's. `tokenizer` is only needed for text: any will do.
+
+    `export` is told of the spans of scheduler and worker.
+    """
     settings = {"model": str(model), "device": "cpu", "cpu_kv_cache_gb": 0.25, **settings}
     step_thread = single_thread("steps")
     loading = step_thread.submit(start_runner, WorkerSettings(**settings), lambda: None)
     runner, description, host_cache = await asyncio.wrap_future(loading)
-    engine = StepEngine(runner, [], step_thread, Mover(host_cache) if host_cache else None)
+    observers = [WorkerSpans(SpanRecorder(export), "w")]
+    engine = StepEngine(runner, observers, step_thread, Mover(host_cache) if host_cache else None)
     service = worker_service.WorkerService()
     service.set_ready(engine, description, runner.rows)
-    worker = RpcServer(f"unix:{folder}/w.sock")
-    worker.add(add_WorkerServicer_to_server, service, worker_service.NAME)
+    worker = ServedWorker(service, f"unix:{folder}/w.sock")
     await worker.start()
     lease = Lease()
     lease.hold(1)
     scheduler = Scheduler(
         [GrpcTransport(worker.address, lease)],
         LaneOptions(steps_in_flight, 60.0, caching, calm),
-        RequestSpans(NoOpTracer()),
+        RequestSpans(SpanRecorder(export)),
     )
     server = RpcServer(f"unix:{folder}/s.sock")
     registry = Registry(scheduler.fleet, lambda address: GrpcTransport(address, lease))
@@ -87,10 +123,10 @@ async def chain(
                 while not (link.connected and scheduler.lanes[0].connected):
                     await asyncio.sleep(0.001)
             limits = Limits(description.max_model_len, description.vocab_size)
-            yield Chain(Generator(link, tokenizer, limits), scheduler)
+            yield Chain(Generator(link, tokenizer, limits), scheduler, link, limits, worker)
     finally:
         await server.stop(0)
         stepping.cancel()
         await asyncio.wait([stepping])
-        await worker.stop(0)
+        await worker.stop()
         await asyncio.to_thread(engine.shutdown)

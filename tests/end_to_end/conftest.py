@@ -1,4 +1,6 @@
-import grpc.aio
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_grpc
@@ -19,7 +21,7 @@ class Collector(otlp_grpc.TraceServiceServicer):
     def __init__(self):
         self.spans = []
 
-    async def Export(self, request, context):
+    def Export(self, request, context):
         for resource in request.resource_spans:
             (service,) = (
                 a.value.string_value for a in resource.resource.attributes if a.key == "service.name"
@@ -28,12 +30,13 @@ class Collector(otlp_grpc.TraceServiceServicer):
         return otlp.ExportTraceServiceResponse()
 
 
-@pytest.fixture
-async def collector():
+@pytest.fixture(scope="module")
+def collector():
+    """What it has collected, and its endpoint."""
     collector = Collector()
-    server = grpc.aio.server()
+    server = grpc.server(ThreadPoolExecutor(2))
     otlp_grpc.add_TraceServiceServicer_to_server(collector, server)
     port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    server.start()
     yield collector, f"http://127.0.0.1:{port}"
-    await server.stop(0)
+    server.stop(0).wait()

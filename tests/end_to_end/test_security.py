@@ -105,7 +105,7 @@ async def test_the_whole_chain_over_tls_shows_no_secret(tmp_path, ca, redis_serv
             shown += await talk_grpc(stack.grpc_address, ca)
             await only_members_are_let_in(stack, tmp_path, ca, member)
             await mirrored(redis_server.url)
-            # In a thread, for Redis and the collector are reached through this one.
+            # In a thread, for Redis is reached through this one.
             await asyncio.to_thread(probes_work, stack, env)
             for port in ports:
                 shown.append(await asyncio.to_thread(metrics, f"http://127.0.0.1:{port}/metrics"))

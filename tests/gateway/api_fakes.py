@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from opentelemetry.trace import NoOpTracer, Tracer
 
 from batchyard.tls import TlsFiles
 from gateway.app import create_app
@@ -20,6 +19,7 @@ from gateway.limits.door import Door
 from gateway.limits.limiter import Limiter, LocalLimiter
 from gateway.metrics import Metrics
 from gateway.readiness import Watch
+from gateway.request_trace import Traces
 from gateway.server import HttpServer, bind
 from gateway.service import Backend, Service
 from gateway.submission import Limits
@@ -150,7 +150,7 @@ def make_app(
     api_key: str | None = None,
     keys: KeyRing | None = None,
     limiter: Limiter | None = None,
-    tracer: Tracer | None = None,
+    traces: Traces | None = None,
     metrics: Metrics | None = None,
     watch: Watch | None = None,
     trace_url: str | None = None,
@@ -162,7 +162,7 @@ def make_app(
         service,
         keys=KeyRing(fixed=api_key) if keys is None else keys,
         door=Door(limiter or LocalLimiter(), metrics),
-        tracer=tracer or NoOpTracer(),
+        traces=traces or Traces(),
         metrics=metrics,
         console=Console(
             service.model, watch or Watch(service.describe), Peers(Journal()), trace_url=trace_url

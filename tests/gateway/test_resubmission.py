@@ -78,6 +78,7 @@ async def read(subscription: Subscription, count: int | None = None) -> Update:
         whole.logprobs += update.logprobs
         whole.prompt_logprobs += update.prompt_logprobs
         whole.cached_tokens += update.cached_tokens
+        whole.away += update.away
         whole.finished = update.finished
         if len(whole.token_ids) == count:
             break
@@ -109,7 +110,11 @@ async def test_the_next_scheduler_gets_the_prompt_and_the_answer_so_far(tmp_path
             second.send(tokens((again.id, [0]), logprobs=told))
             second.send(ending(again.id, [], FINISH_REASON_LENGTH))
             after = await read(subscription)
-    assert before == Update([3, 4], scores[3:], scores[:2], 16)
+    assert (before.token_ids, before.logprobs, before.prompt_logprobs) == ([3, 4], scores[3:], scores[:2])
+    assert before.cached_tokens == 16
+    # It came before there was a scheduler, and was left by one; each time is told of once.
+    assert [len(before.away), len(after.away)] == [1, 1]
+    assert all(start <= end for start, end in before.away + after.away)
     assert (after.token_ids, after.logprobs, after.cached_tokens) == ([0], scores[:1], 0)
 
 

@@ -8,7 +8,6 @@ import grpc.aio
 import pytest
 import structlog
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from opentelemetry.trace import NoOpTracer
 
 from batchyard.errors import InvalidRequest, Overloaded, SchedulerLost, WorkerLost
 from batchyard.rpc import RpcServer, connect
@@ -18,6 +17,7 @@ from gateway.keys.ring import KeyRing
 from gateway.limits.door import Door
 from gateway.limits.limiter import LocalLimiter
 from gateway.metrics import Metrics
+from gateway.request_trace import Traces
 from gateway.rpc_service import SERVICE, RpcInference
 from protos import inference_pb2 as pb
 from protos.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
@@ -37,7 +37,7 @@ async def serve(tmp_path):
         metrics = Metrics()
         door = Door(limiter or LocalLimiter(), metrics)
         keys = keys or KeyRing(fixed=api_key)
-        inference = RpcInference(service, keys, door, NoOpTracer(), metrics, start.journal, client_timeout_s)
+        inference = RpcInference(service, keys, door, Traces(), metrics, start.journal, client_timeout_s)
         server = RpcServer(f"unix:{tmp_path}/gateway.sock")
         server.add(add_InferenceServicer_to_server, inference, SERVICE)
         await server.start()

@@ -4,13 +4,13 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from opentelemetry.trace import NoOpTracer
 from starlette.requests import ClientDisconnect
 
 from batchyard.errors import Overloaded
 from gateway.console.journal import Journal
 from gateway.metrics import Metrics
 from gateway.observation import Observation
+from gateway.request_trace import Traces
 from gateway.streaming import EventStream, merge, until_disconnect
 from gateway.types import GenerationRequest, Piece, SamplingParams
 from tests.gateway.api_fakes import WORDS, FakeGenerator
@@ -118,7 +118,7 @@ async def test_an_error_in_mid_stream_is_the_last_event():
     async def send(message):
         sent.append(message)
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics(), Journal())
+    observation = Observation("r", "n", "", Traces(), Metrics(), Journal())
     stream = await EventStream.start(never, events(), observation)
     await stream({"type": "http"}, never, send)
     assert sent[0]["status"] == 200
@@ -136,7 +136,7 @@ async def test_an_error_before_the_first_event_is_raised():
         raise Overloaded("full")
         yield b""
 
-    observation = Observation("r", "n", "", NoOpTracer(), Metrics(), Journal())
+    observation = Observation("r", "n", "", Traces(), Metrics(), Journal())
     with pytest.raises(Overloaded):
         await EventStream.start(never, events(), observation)
 

@@ -69,7 +69,7 @@ class Bench:
         self.simulated.reset()
         self.connect()
 
-    def admitted(self, request, cached_tokens, started_ns):
+    def admitted(self, request, cached_tokens):
         self.hits.setdefault(request.id, cached_tokens)
         self.found.add(cached_tokens, request.loaded)
 
@@ -90,8 +90,6 @@ class Bench:
             sampling=Sampling(),
             stop_ids=frozenset(stop_ids),
             cache_salt=salt,
-            traceparent="",
-            parent=None,
             arrival=id,
             tenant=self.tenants.house if tenant is None else self.tenants.arriving(tenant, weight),
             priority=priority,

@@ -3,8 +3,8 @@
 import asyncio
 
 import numpy as np
-from opentelemetry.trace import NoOpTracer
 
+from batchyard.spans import SpanRecorder
 from protos.packing import pack_i32, unpack_i32, unpack_u64
 from protos.sampling_pb2 import Sampling
 from protos.scheduling_pb2 import FINISH_REASON_STOP, Submit
@@ -13,7 +13,7 @@ from scheduler.core import Scheduler
 from scheduler.lease import Lease
 from scheduler.tracing import RequestSpans
 
-QUEUEING = ("tenant", "weight", "priority", "timeout_ms", "accepted")
+QUEUEING = ("tenant", "weight", "priority", "timeout_ms", "accepted", "traceparent")
 
 
 def submit(id, prompt, max_tokens, stop_ids=(), salt="", **fields):
@@ -37,9 +37,12 @@ def held_lease(fence: int = 7) -> Lease:
     return lease
 
 
-def make_scheduler(*transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, **more):
+def make_scheduler(
+    *transports, steps_in_flight=2, caching=True, step_timeout=60.0, calm=384, export=None, **more
+):
+    """`export` is told of the spans."""
     options = LaneOptions(steps_in_flight, step_timeout, caching, calm)
-    return Scheduler(transports, options, RequestSpans(NoOpTracer()), **more)
+    return Scheduler(transports, options, RequestSpans(SpanRecorder(export)), **more)
 
 
 class Client:

@@ -3,6 +3,7 @@
 import pytest
 
 from protos.scheduling_pb2 import Timing
+from scheduler.prompt_log import PromptLog
 from scheduler.timeline import Loss, Timeline
 from tests.scheduler.helpers import Client
 from tests.scheduler.simulated_worker import SimulatedWorker
@@ -26,7 +27,7 @@ def clock():
 
 @pytest.fixture
 def timeline(clock):
-    return Timeline(clock)
+    return Timeline(clock=clock)
 
 
 def phases(timing):
@@ -35,14 +36,14 @@ def phases(timing):
 
 def test_every_moment_is_in_a_phase(clock, timeline):
     clock.ms = 5
-    timeline.got_row("w", 16, 32)
+    timeline.got_row("w", 16, 32, 0, PromptLog())
     clock.ms = 15
     timeline.chunks = 3
     timeline.first_token()
     clock.ms = 40
     assert phases(timeline.timing()) == (5, 0, 10, 25)
     clock.ms = 45
-    timeline.end()
+    timeline.end("stop")
     clock.ms = 99
     assert timeline.timing() == Timing(
         queued_ms=5,
@@ -58,7 +59,7 @@ def test_every_moment_is_in_a_phase(clock, timeline):
 def test_a_row_lost_is_waited_for_again(clock, timeline):
     for loss in Loss:
         clock.ms += 1
-        timeline.got_row("w", 16, 0)
+        timeline.got_row("w", 16, 0, 0, PromptLog())
         clock.ms += 10
         timeline.lost_row(loss)
         timeline.lost_row(Loss.WORKER_LOST)  # it has none
@@ -69,16 +70,16 @@ def test_a_row_lost_is_waited_for_again(clock, timeline):
 
 
 def test_what_the_first_row_found_counts(timeline):
-    timeline.got_row("a", 16, 0)
+    timeline.got_row("a", 16, 0, 0, PromptLog())
     timeline.lost_row(Loss.PREEMPTED)
-    timeline.got_row("b", 32, 16)
+    timeline.got_row("b", 32, 16, 0, PromptLog())
     timing = timeline.timing()
     assert (timing.device_tokens, timing.host_tokens, timing.worker_id) == (16, 0, "b")
 
 
 def test_a_clock_that_is_set_back_takes_nothing_away(clock, timeline):
     clock.ms = 5
-    timeline.got_row("w", 0, 0)
+    timeline.got_row("w", 0, 0, 0, PromptLog())
     clock.ms = 2
     timeline.first_token()
     clock.ms = 4
