@@ -16,8 +16,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+# No test fails because a machine is slow.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def _redis_executable() -> str:

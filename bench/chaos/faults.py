@@ -56,7 +56,7 @@ def answer_faults() -> list[Fault]:
     }
     return [
         Fault("a worker is 10 times slower for 4 s", _order("slow"), _order(""), hold_s=4),
-        Fault("a worker's device is out of memory, for 2 s", _order("no-memory"), _order(""), hold_s=2),
+        Fault("a worker's device is out of memory, for 2 s", _order("no-memory"), _well_again, hold_s=2),
         *(Fault(name, _order(order), _order(""), hold_s=2) for order, name in rubbish.items()),
         Fault("a request that kills its workers", Poison().swallow, _nothing),
     ]
@@ -178,6 +178,14 @@ def _order(order: str) -> Act:
         cluster.orders[_VICTIM].give(order)
 
     return give
+
+
+async def _well_again(cluster: Cluster) -> None:
+    """Orders are over; a worker that they have ended is started again."""
+    cluster.orders[_VICTIM].give("")
+    if cluster.processes[_VICTIM].poll() is not None:
+        cluster.forget(_VICTIM)
+        cluster.start(_VICTIM)
 
 
 def _weather(weather: Weather) -> Act:

@@ -54,16 +54,19 @@ class Orders:
 
 def meddle(module: Any, orders: Orders) -> None:
     """`module` is `gpu_worker.main`: what its worker starts with is made to obey."""
-    start = module.start_runner
 
-    def start_and_obey(*arguments: Any) -> Any:
-        started = start(*arguments)
-        _obey_in_steps(started.runner, orders)
-        if started.host_cache:
-            _obey_in_moves(started.host_cache, orders)
-        return started
+    def obedient(start: Callable[..., Any]) -> Callable[..., Any]:
+        def start_and_obey(*arguments: Any) -> Any:
+            started = start(*arguments)
+            _obey_in_steps(started.runner, orders)
+            if started.host_cache:
+                _obey_in_moves(started.host_cache, orders)
+            return started
 
-    module.start_runner = start_and_obey
+        return start_and_obey
+
+    module.start_runner = obedient(module.start_runner)
+    module.start_smaller = obedient(module.start_smaller)  # what it becomes when memory was short
 
 
 def _obey_in_steps(runner: Any, orders: Orders) -> None:

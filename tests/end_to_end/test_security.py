@@ -9,6 +9,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -217,7 +218,14 @@ def command_lines(pids: set[int]) -> list[str]:
     return [lines[pid][1] for pid in family]
 
 
-def test_serve_over_tls_is_ready_and_its_processes_show_no_secret(tmp_path, ca):
+@pytest.fixture
+def short_tmp():
+    """A path short enough for the names of sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
+
+
+def test_serve_over_tls_is_ready_and_its_processes_show_no_secret(short_tmp, ca):
     files = ca.issue()
     port = free_port()
     flags = ["--port", str(port), "--grpc-port", "0", "--api-key", KEY, "--log-level", "debug"]
@@ -229,7 +237,7 @@ def test_serve_over_tls_is_ready_and_its_processes_show_no_secret(tmp_path, ca):
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "HF_TOKEN": TOKEN},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(short_tmp), "HF_TOKEN": TOKEN},
     )
     try:
         lines = []
@@ -239,7 +247,7 @@ def test_serve_over_tls_is_ready_and_its_processes_show_no_secret(tmp_path, ca):
                 break
         else:
             pytest.fail("".join(lines))
-        (run_dir,) = tmp_path.glob("batchyard-*")
+        (run_dir,) = short_tmp.glob("batchyard-*")
         assert run_dir.stat().st_mode & 0o777 == 0o700
         context = ssl.create_default_context(cafile=str(ca.file))
         context.load_cert_chain(files.certfile, files.keyfile)

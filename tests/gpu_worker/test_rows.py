@@ -158,7 +158,7 @@ class Composer:
             assert table.block_tables[r, : table.num_blocks[r]].tolist() == row.blocks
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_random_steps_do_what_the_protocol_says(data):
     table, composer = make_table(), Composer(data.draw)

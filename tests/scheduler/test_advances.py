@@ -8,7 +8,7 @@ from scheduler.fairness import LOOKAHEAD
 from tests.scheduler.hand_stepped import Bench
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 150)), min_size=1, max_size=6))
 def test_advances_are_what_rows_take_in_the_next_steps(shapes):
     bench = Bench(max_rows=4, budget=16, num_blocks=400, max_model_len=256)

@@ -189,7 +189,7 @@ def workloads(draw):
     return shape, requests, moves
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(workloads(), st.integers(1, 3), st.booleans(), st.randoms(use_true_random=False))
 def test_any_order_of_events_gives_every_request_its_own_tokens(workload, depth, caching, random):
     shape, requests, moves = workload

@@ -248,5 +248,5 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.held == 0
 
 
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestPoolMachine = PoolMachine.TestCase

@@ -61,7 +61,7 @@ def really_fits(bench, request):
 EVENTS = {"add": 3, "send": 6, "answer": 5, "save": 1, "load": 1, "cancel": 1}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example(1, 2, 10, 0)  # a block comes back in the middle of a chain whose rest is known
 @given(
     st.integers(0, 1 << 32),

@@ -165,7 +165,7 @@ work = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(work, st.integers(1, 3), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_everybody_is_served_whatever_others_ask(asked, depth, max_rows, random):
     """Any mix of tenants and priorities: each request ends, with its own tokens."""
@@ -185,7 +185,7 @@ def test_everybody_is_served_whatever_others_ask(asked, depth, max_rows, random)
     assert {tenant.waiting for tenant in bench.tenants._known.values()} == {0}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=4), st.sampled_from([1.0, 2.0, 4.0]))
 def test_backlogged_tenants_stay_within_a_bound_of_each_other(lengths, weight):
     """VTC's bound: what was served differs by no more than what rows and a step can hold."""

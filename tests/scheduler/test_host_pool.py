@@ -108,7 +108,7 @@ class HostMachine(RuleBasedStateMachine):
         assert self.pool.cached == len(self.holds)
 
 
-HostMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+HostMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestHostMachine = HostMachine.TestCase
 
 

@@ -68,7 +68,7 @@ async def test_a_request_goes_where_the_host_has_its_beginning():
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(prompts, min_size=1, max_size=12), prompts, st.integers(0, 40), st.sampled_from([0, 6, 60]))
 def test_the_bound_is_never_costlier(history, prompt, guess, num_host_blocks):
     bench = Bench(num_blocks=12, num_host_blocks=num_host_blocks, budget=40)

@@ -39,7 +39,7 @@ def test_an_anonymous_block_takes_the_place_of_its_twin():
 EVENTS = {"add": 3, "send": 6, "answer": 5, "cancel": 1}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(0, 1 << 32),
     st.sampled_from([1, 2, 3]),  # steps in flight

@@ -105,7 +105,7 @@ async def live_through(num_workers, shape, requests, kills):
 
 
 @given(num_workers=st.integers(1, 3), blocks=st.integers(20, 60), requests=REQUESTS, kills=KILLS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_nobody_fails_by_accidents(num_workers, blocks, requests, kills):
     cell = virtual_time.run(live_through(num_workers, {"num_blocks": blocks}, requests, kills))
     assert cell.scheduler.suspects.failed == 0
@@ -119,7 +119,7 @@ def test_nobody_fails_by_accidents(num_workers, blocks, requests, kills):
     poison=st.lists(st.tuples(PROMPTS, st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=3),
     kills=KILLS,
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_poison_fails_alone(num_workers, fatal_at, host, requests, poison, kills):
     for prompt, max_tokens, place in poison:
         requests.insert(place, ([POISON, *prompt], max_tokens))

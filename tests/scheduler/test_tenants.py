@@ -23,7 +23,7 @@ def common_blocks(a, b, size=4):
 
 
 @given(requests)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_tenants_neither_share_nor_see_each_other(asked):
     """Every block that a row was given belongs to a sequence of its own salt, whatever runs beside it."""
     worker = SimulatedWorker(num_blocks=24)

@@ -157,7 +157,7 @@ def test_a_host_that_is_too_small_for_a_prompt_keeps_what_it_can():
 tokens = st.lists(st.integers(0, 1), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(tokens, min_size=1, max_size=20), st.sampled_from([1, 2, 4]), st.integers(40, 60))
 def test_with_room_on_the_host_no_prefix_is_computed_twice(prompts, block_size, num_blocks):
     bench = Bench(num_blocks=num_blocks // block_size + 1, block_size=block_size, num_host_blocks=2000)
@@ -176,7 +176,7 @@ def test_with_room_on_the_host_no_prefix_is_computed_twice(prompts, block_size, 
 EVENTS = {"add": 3, "send": 6, "answer": 5, "save": 2, "load": 2, "cancel": 1, "lose": 0.05}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.integers(0, 1 << 32),
     st.sampled_from([1, 2, 3]),  # steps in flight

@@ -29,13 +29,14 @@ def orders(tmp_path):
     return Orders(tmp_path / "orders")
 
 
-@pytest.fixture
-def runner(orders):
+@pytest.fixture(params=["start_runner", "start_smaller"])
+def runner(orders, request):
     started = SimpleNamespace(runner=Runner(), host_cache=None)
-    module = SimpleNamespace(start_runner=lambda settings, stop: started)
-    assert hasattr(main, "start_runner")
+    smaller = SimpleNamespace(runner=Runner(), host_cache=None)
+    module = SimpleNamespace(start_runner=lambda *_: started, start_smaller=lambda *_: smaller)
+    assert hasattr(main, request.param)
     meddle(module, orders)
-    return module.start_runner(None, None).runner
+    return getattr(module, request.param)(None, None).runner
 
 
 def answer(runner):

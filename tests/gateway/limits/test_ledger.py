@@ -148,7 +148,7 @@ def script(redis_server):
     client.close()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.builds(Quota, LIMIT, LIMIT, LIMIT), CALLS)
 def test_the_script_agrees_step_by_step(script, quota, calls):
     client, run = script
@@ -177,7 +177,7 @@ def arguments(gateway, lease_ms, quota, change, ask, now_ms):
     return [gateway, lease_ms, *limits, *changes, *asked, now_ms]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30_000), st.integers(1, 30)), max_size=40))
 def test_any_number_of_gateways_keep_one_limit(script, asks):
     """Each makes at once what it was granted."""
