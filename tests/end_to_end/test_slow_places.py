@@ -12,6 +12,9 @@ from batchyard.slowness import Place, SeenSpan, shares, slowest
 from batchyard.spans import SpanRecorder
 from bench.chaos.slow_redis import SlowRedis
 from gateway.app import create_app
+from gateway.console.journal import Journal
+from gateway.console.peers import Peers
+from gateway.console.state import Console
 from gateway.keys.records import record_for
 from gateway.keys.ring import KeyRing
 from gateway.keys.stores import FileKeys
@@ -19,6 +22,7 @@ from gateway.limits.door import Door
 from gateway.limits.limiter import LocalLimiter
 from gateway.limits.shared import SharedLimiter
 from gateway.metrics import Metrics
+from gateway.readiness import Watch
 from gateway.request_trace import Traces
 from gateway.service import Backend, Service
 from gateway.tokenizing import Tokenizer
@@ -51,12 +55,14 @@ class Site:
         self.tokenizer = SlowTokenizer(tokenizer)
         self._spans = spans
         metrics = Metrics()
+        service = Service("demo", self.tokenizer, self._backend, asked.link.describe)
         self.app = create_app(
-            Service("demo", self.tokenizer, self._backend, asked.link.describe),
+            service,
             keys=keys,
             door=Door(limiter, metrics),
             traces=Traces(SpanRecorder(spans.append)),
             metrics=metrics,
+            console=Console(service.model, Watch(service.describe), Peers(Journal())),
         )
 
     async def _backend(self):
