@@ -42,6 +42,7 @@ class Service:
     grpc_port: int
     metrics_port: int  # the scheduler's; the worker's is the next one
     ready_s: float  # seconds from start to ready
+    pid: int  # of `batchyard serve`, whose children the others are
 
     def counters(self) -> Counters:
         """Read from /metrics of the scheduler and the worker."""
@@ -99,7 +100,7 @@ def serving(
         try:
             if not _ready(process, rest):
                 raise RuntimeError(f"batchyard serve did not become ready:\n{_printed(output)}")
-            yield Service(*ports, time.monotonic() - started)
+            yield Service(*ports, time.monotonic() - started, process.pid)
         finally:
             _end(process)
 

@@ -25,7 +25,9 @@ _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[=>])")
 
 @pytest.fixture
 def env():
-    return {name: value for name, value in os.environ.items() if not name.startswith("BATCHYARD_")}
+    # Nor the size of a terminal that is not ours.
+    size = ("COLUMNS", "LINES")
+    return {name: value for name, value in os.environ.items() if not name.startswith(("BATCHYARD_", *size))}
 
 
 def run(*arguments, env):
