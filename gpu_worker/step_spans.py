@@ -1,7 +1,7 @@
 """Steps as spans of the worker's own traces, linked to the requests in them that are sampled.
 
-A step that prefills such a request has a span of its own. Steps that only decode are told together, up to
-RUN_NS of them in one span: what a step costs then is a few additions, however many rows are in it.
+Steps that follow one another are told together, up to RUN_NS of them in one span: what a step costs then is a
+few additions, however many rows are in it. One that prefills a sampled request has a span of its own besides.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from batchyard.spans import Span, SpanRecorder, TraceContext, new_trace
 from gpu_worker.observers import FinishedStep
 
-RUN_NS = 100_000_000  # of steps that one span tells of
+RUN_NS = 250_000_000  # of steps that one span tells of
 _MOST_LINKS = 128  # as OpenTelemetry's SDKs have it
 
 
@@ -21,17 +21,24 @@ class StepSpans:
         self._worker_id = worker_id
         self._run: _Run | None = None
 
-    def step(self, step: FinishedStep, rows: Iterable[TraceContext], *, alone: bool) -> None:
-        """`rows` are the sampled ones in it; `alone` if it is to have a span of its own."""
-        times = step.times
-        started_ns = times.ended_ns - 1000 * times.busy_us
-        if self._run and (alone or started_ns - self._run.started_ns >= RUN_NS):
+    def step(self, step: FinishedStep, rows: Iterable[TraceContext]) -> None:
+        """`rows` are the sampled ones that there are."""
+        if self._run and _started_ns(step) - self._run.started_ns >= RUN_NS:
             self.flush()
         if self._run is None:
-            self._run = _Run(step.result.step, started_ns, rows)
+            self._run = _Run(step, rows)
         self._run.add(step)
-        if alone:
-            self.flush()
+
+    def joined(self, row: TraceContext) -> None:
+        """One more sampled request has a row from this step on."""
+        if self._run:
+            self._run.links[row] = None
+
+    def prefilled(self, step: FinishedStep, rows: Iterable[TraceContext]) -> None:
+        """`rows` are the sampled ones that have a chunk in the step."""
+        run = _Run(step, rows)
+        run.add(step)
+        self._recorder.add(run.span(self._worker_id))
 
     def flush(self) -> None:
         """Makes a span of the steps that wait for it."""
@@ -43,10 +50,10 @@ class StepSpans:
 class _Run:
     """Steps that followed one another."""
 
-    def __init__(self, first: int, started_ns: int, rows: Iterable[TraceContext]) -> None:
-        self.started_ns = started_ns
-        self._links = list(rows)[:_MOST_LINKS]
-        self._first = first
+    def __init__(self, first: FinishedStep, rows: Iterable[TraceContext]) -> None:
+        self.started_ns = _started_ns(first)
+        self.links = dict.fromkeys(rows)
+        self._first = first.result.step
         self._ended_ns = 0
         self._graphs: set[str] = set()
         self._steps = self._rows = self._tokens = 0
@@ -62,7 +69,7 @@ class _Run:
         self._sample_us += times.sample_us
         self._longest_us = max(self._longest_us, times.forward_us + times.sample_us)
         self._ended_ns = times.ended_ns
-        self._graphs.add(load.graph)
+        self._graphs.add(load.graph or "none")
 
     def span(self, worker_id: str) -> Span:
         return Span(
@@ -83,5 +90,9 @@ class _Run:
                 "batchyard.sample_ms": self._sample_us / 1000,
                 "batchyard.longest_ms": self._longest_us / 1000,
             },
-            links=self._links,
+            links=list(self.links)[:_MOST_LINKS],
         )
+
+
+def _started_ns(step: FinishedStep) -> int:
+    return step.times.ended_ns - 1000 * step.times.busy_us

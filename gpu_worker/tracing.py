@@ -48,8 +48,8 @@ class WorkerSpans:
             self._enter(new_row)
         if batch.chunk_rows:
             self._prefill(step)
-        elif self._sampled:
-            self._steps.step(step, self._sampled.values(), alone=False)
+        if self._sampled:
+            self._steps.step(step, self._sampled.values())
         self._prompt_tokens_before = prompt_tokens
         self._step = batch.step
         self._ended_ns = step.times.ended_ns
@@ -71,6 +71,7 @@ class WorkerSpans:
             self._rows[new_row.row] = _RowSpans(parent, about, self._prompt_tokens_before)
             if parent.sampled:
                 self._sampled[new_row.row] = parent
+                self._steps.joined(parent)
 
     def _end(self, row: int, step: int) -> None:
         self._sampled.pop(row, None)
@@ -89,10 +90,8 @@ class WorkerSpans:
             if spans := self._rows.get(row):
                 spans.add_chunk(step, length, total, before=self._prompt_tokens, last=row in sampled)
         self._prompt_tokens += total
-        taking_part = sampled.union(rows)
-        if linked := [context for row, context in self._sampled.items() if row in taking_part]:
-            alone = not self._sampled.keys().isdisjoint(rows)
-            self._steps.step(step, linked, alone=alone)
+        if prefilled := [self._sampled[row] for row in rows if row in self._sampled]:
+            self._steps.prefilled(step, prefilled)
 
 
 class _RowSpans:

@@ -11,22 +11,16 @@ from batchyard.demo import MODEL_DIR
 from batchyard.slowness import Place, SeenSpan, shares, slowest
 from batchyard.spans import SpanRecorder
 from bench.chaos.slow_redis import SlowRedis
-from gateway.app import create_app
-from gateway.console.journal import Journal
-from gateway.console.peers import Peers
-from gateway.console.state import Console
 from gateway.keys.records import record_for
 from gateway.keys.ring import KeyRing
 from gateway.keys.stores import FileKeys
-from gateway.limits.door import Door
 from gateway.limits.limiter import LocalLimiter
 from gateway.limits.shared import SharedLimiter
-from gateway.metrics import Metrics
-from gateway.readiness import Watch
 from gateway.request_trace import Traces
-from gateway.service import Backend, Service
+from gateway.service import Backend
 from gateway.tokenizing import Tokenizer
 from tests.end_to_end.chain import chain
+from tests.gateway.api_fakes import make_app
 
 SHORT = "def area(radius):"
 URGENT = {"priority": -5}
@@ -54,15 +48,13 @@ class Site:
         self.chain = asked
         self.tokenizer = SlowTokenizer(tokenizer)
         self._spans = spans
-        metrics = Metrics()
-        service = Service("demo", self.tokenizer, self._backend, asked.link.describe)
-        self.app = create_app(
-            service,
-            keys=keys,
-            door=Door(limiter, metrics),
+        self.app = make_app(
             traces=Traces(SpanRecorder(spans.append)),
-            metrics=metrics,
-            console=Console(service.model, Watch(service.describe), Peers(Journal())),
+            keys=keys,
+            limiter=limiter,
+            tokenizer=self.tokenizer,
+            backend=self._backend,
+            describe=asked.link.describe,
         )
 
     async def _backend(self):

@@ -86,13 +86,17 @@ def test_a_chunk_tells_what_else_was_computed(steps):
     ]
 
 
-def test_steps_are_linked_to_the_requests_in_them(steps):
+def links(span):
+    return [(link.trace_id, link.span_id) for link in span.links]
+
+
+def test_a_step_that_prefills_has_a_span_of_its_own(steps):
     steps.observe(1, new=[entry(0, SAMPLED), entry(1, UNSAMPLED), entry(2, "")], chunks=[(0, 8), (1, 8)])
     steps.observe(2, chunks=[(2, 4)])
     (step,) = steps.named("step")
     assert step.parent_id == 0
     assert step.context.trace_id != TRACE
-    assert [(link.trace_id, link.span_id) for link in step.links] == [(TRACE, PARENT)]
+    assert links(step) == [(TRACE, PARENT)]
     assert (step.start_ns, step.end_ns) == (MS // 2, MS)
     assert dict(step.attributes) == {
         "batchyard.worker_id": "worker-7",
@@ -100,7 +104,7 @@ def test_steps_are_linked_to_the_requests_in_them(steps):
         "batchyard.steps": 1,
         "batchyard.rows": 3,
         "batchyard.tokens": 17,
-        "batchyard.graph": "",
+        "batchyard.graph": "none",
         "batchyard.queue_ms": 0.1,
         "batchyard.forward_ms": 0.4,
         "batchyard.sample_ms": 0.1,
@@ -108,17 +112,31 @@ def test_steps_are_linked_to_the_requests_in_them(steps):
     }
 
 
-def test_steps_that_only_decode_share_a_span_for_a_while(steps):
+def test_all_steps_are_told_together_for_a_while(steps):
     steps.observe(1, new=[entry(0, SAMPLED)], chunks=[(0, 8)], sampled=[0])
-    for step in range(2, 152):
+    for step in range(2, 352):
         steps.observe(step, sampled=[0], graph="decode")
-    steps.observe(152, freed=[0])
-    spans = steps.named("step")
-    assert [span.attributes["batchyard.step"] for span in spans] == [1, 2, 102]
-    assert [span.attributes["batchyard.steps"] for span in spans] == [1, 100, 50]
-    assert [span.attributes["batchyard.tokens"] for span in spans] == [17, 1700, 850]
-    assert spans[1].attributes["batchyard.graph"] == "decode"
-    assert (spans[1].start_ns, spans[1].end_ns) == (2 * MS - MS // 2, 101 * MS)
+    steps.observe(352, freed=[0])
+    alone, first, second = steps.named("step")
+    assert alone.attributes["batchyard.steps"] == 1
+    assert [span.attributes["batchyard.step"] for span in (first, second)] == [1, 251]
+    assert [span.attributes["batchyard.steps"] for span in (first, second)] == [250, 101]
+    assert [span.attributes["batchyard.tokens"] for span in (first, second)] == [17 * 250, 17 * 101]
+    assert [span.attributes["batchyard.graph"] for span in (first, second)] == ["decode,none", "decode"]
+    assert (first.start_ns, first.end_ns) == (MS // 2, 250 * MS)
+    assert links(first) == links(second) == [(TRACE, PARENT)]
+
+
+def test_who_joins_is_linked_as_well(steps):
+    other = SAMPLED.replace(f"{TRACE:032x}", f"{TRACE + 9:032x}")
+    steps.observe(1, new=[entry(0, SAMPLED)], chunks=[(0, 8)], sampled=[0])
+    steps.observe(2, new=[entry(1, other)], chunks=[(1, 8)], sampled=[0, 1])
+    steps.observe(3, freed=[0], sampled=[1])
+    steps.observe(4, freed=[1])
+    *alone, together = steps.named("step")
+    assert [links(span) for span in alone] == [[(TRACE, PARENT)], [(TRACE + 9, PARENT)]]
+    assert links(together) == [(TRACE, PARENT), (TRACE + 9, PARENT)]
+    assert together.attributes["batchyard.steps"] == 3
 
 
 def test_what_is_not_sampled_is_exported_when_it_is_to_be_kept(steps):
