@@ -25,7 +25,7 @@ from batchyard.why import read
 from bench.service import Service, serving
 
 _PATIENCE_S = 60.0
-_PARENTS = {
+PARENTS = {  # of the spans of a request that nothing happens to
     "tokenize": "POST /v1/chat/completions",
     "generate": "POST /v1/chat/completions",
     "scheduler.queue": "generate",
@@ -34,7 +34,7 @@ _PARENTS = {
     "prefill": "scheduler.run",
     "decode": "scheduler.run",
 }
-_SPANS = len(_PARENTS) + 1
+_SPANS = len(PARENTS) + 1
 
 Reader = Callable[[Sequence[TraceContext]], dict[int, list[SeenSpan]]]  # by trace, of those that are there
 
@@ -131,7 +131,7 @@ def report(contexts: Sequence[TraceContext], traces: dict[int, list[SeenSpan]], 
         clients = f"{context.span_id:016x}"
         orphans += sum(span.parent_id not in names and span.parent_id != clients for span in spans)
         parents = {span.name: names.get(span.parent_id) for span in spans if span.parent_id in names}
-        chains += parents == _PARENTS
+        chains += parents == PARENTS
     slow = max(traces.values(), key=lambda spans: max(span.ms for span in spans))
     print("| requests at once | seconds | spans | missing | orphaned | whole chains | the slowest |")
     print("|---|---|---|---|---|---|---|")

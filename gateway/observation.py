@@ -134,7 +134,6 @@ class Observation:
                 self._journal.next_token(self._tenant, gap, now)
             else:
                 self._answers[index] = AnswerTimes(now, len(piece.token_ids))
-            self._waterfall.tokens_came(now)
             self._completion_tokens += len(piece.token_ids)
         if piece.finish_reason:
             self._finish_reasons[index] = piece.finish_reason
@@ -183,9 +182,11 @@ class Observation:
             metrics.answers.labels(reason).inc()
         if self._ttft is not None:
             self._count_times(self._ttft)
-        self._end_span(route, status)
+        timing = self.timing
+        account = told(timing)
+        self._end_span(route, status, account)
         if self._model or (self._error not in (None, "invalid_api_key") and route != "unknown"):
-            self._journal.answered(self._record(route, status, seconds))
+            self._journal.answered(self._record(route, status, seconds, timing))
         log.info(
             "request",
             route=route,
@@ -197,22 +198,25 @@ class Observation:
             cached_tokens=self._cached_tokens,
             ttft_ms=None if self._ttft is None else round(self._ttft * 1e3, 2),
             e2e_ms=round(seconds * 1e3, 2),
-            **told(self.timing),
+            **account,
         )
+
+    @property
+    def _last_token(self) -> float:
+        """When it came, of all answers; there is one."""
+        return max(answer.last for answer in self._answers.values())
 
     def _count_times(self, ttft: float) -> None:
         metrics = self._metrics
         metrics.time_to_first_token.observe(ttft)
-        metrics.time_to_last_token.observe(
-            max(answer.last for answer in self._answers.values()) - self.started
-        )
+        metrics.time_to_last_token.observe(self._last_token - self.started)
         for answer in self._answers.values():
             metrics.answer_tokens.observe(answer.tokens)
             if (seconds := answer.per_token) is not None:
                 metrics.time_per_output_token.observe(seconds)
 
-    def _record(self, route: str, status: int | str, seconds: float) -> RequestRecord:
-        first_token = None if self._ttft is None else self.started + self._ttft
+    def _record(self, route: str, status: int | str, seconds: float, timing: Timing | None) -> RequestRecord:
+        tokens = None if self._ttft is None else (self.started + self._ttft, self._last_token)
         return RequestRecord(
             id=self.request_id,
             tenant=self._tenant,
@@ -226,12 +230,12 @@ class Observation:
             cached_tokens=self._cached_tokens,
             ttft=None if self._ttft is None else round(1e3 * self._ttft, 2),
             duration=round(1e3 * seconds, 2),
-            segments=self._waterfall.segments(first_token, self.started + seconds, self.timing),
-            timing=told(self.timing),
+            segments=self._waterfall.segments(tokens, self.started + seconds, timing),
+            timing=told(timing),
             trace_id=self._trace.kept_id if self._trace else "",
         )
 
-    def _end_span(self, route: str, status: int | str) -> None:
+    def _end_span(self, route: str, status: int | str, account: Mapping[str, Value]) -> None:
         trace = self._trace
         if trace is None:
             return
@@ -254,7 +258,7 @@ class Observation:
         if self._error:
             told_of["error.type"] = self._error
         trace.attributes |= told_of
-        trace.attributes |= {f"batchyard.{name}": value for name, value in told(self.timing).items()}
+        trace.attributes |= {f"batchyard.{name}": value for name, value in account.items()}
         trace.end(failed=self._our_fault)
 
     def named(self, method: str, route: str | None) -> None:

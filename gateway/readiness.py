@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from batchyard.errors import SchedulerLost
 from protos.scheduling_pb2 import Description
 
-_STALLED_S = 5.0  # since a worker's last step
+STALLED_S = 5.0  # since the last step of a worker that owes an answer
 _SECONDS_KEPT = 120
 
 Describe = Callable[[], Awaitable[Description]]
@@ -26,7 +26,7 @@ def why_not_ready(description: Description) -> str | None:
         return f"No worker is connected to the scheduler.{told}"
     if description.warming:
         return f"Warming up: {description.warming} common prompts are still to be prefilled."
-    stalled = [worker for worker in takers if worker.seconds_since_step > _STALLED_S]
+    stalled = [worker for worker in takers if worker.seconds_since_step > STALLED_S]
     if not stalled:
         return "The scheduler is not ready."
     waits = ", ".join(f"{w.worker_id} for {w.seconds_since_step:.0f} s" for w in stalled)

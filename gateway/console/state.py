@@ -13,13 +13,12 @@ from gateway.console.journal import Journal, Remembered, RequestRecord
 from gateway.console.latencies import Counts, percentiles
 from gateway.console.peers import Peers
 from gateway.keys.records import Tenant
-from gateway.readiness import Look, Watch
+from gateway.readiness import STALLED_S, Look, Watch
 from protos.scheduling_pb2 import Description, TenantState, WorkerState
 
 _VERSION = version("batchyard")
 TENANTS_ASKED = 1000  # of the scheduler, so that a key finds itself among them
 _TENANTS_SHOWN = 50
-_STALLED_S = 5.0  # for which a worker has owed an answer
 
 Json = dict[str, Any]
 
@@ -139,7 +138,7 @@ def _condition(worker: WorkerState) -> str:
         return "draining"
     if not worker.connected:
         return "away"
-    stalled = worker.steps_in_flight and worker.seconds_since_step > _STALLED_S
+    stalled = worker.steps_in_flight and worker.seconds_since_step > STALLED_S
     return "stalled" if stalled else "busy" if worker.rows else "idle"
 
 

@@ -23,7 +23,6 @@ class Waterfall:
         self._arrived = arrived
         self._segments: list[Segment] = []
         self._asked: float | None = None
-        self._last_token: float | None = None
 
     @contextmanager
     def segment(self, name: str) -> Iterator[None]:
@@ -41,15 +40,13 @@ class Waterfall:
         """From now on the answer is waited for, but for segments to come."""
         self._asked = time.perf_counter()
 
-    def tokens_came(self, now: float) -> None:
-        """A piece of an answer has come."""
-        self._last_token = now
-
-    def segments(self, first_token: float | None, ended: float, timing: Timing | None) -> tuple[Segment, ...]:
-        """All of them, in order. `first_token` is None where none came until it `ended`."""
+    def segments(
+        self, tokens: tuple[float, float] | None, ended: float, timing: Timing | None
+    ) -> tuple[Segment, ...]:
+        """All of them, in order. `tokens` are the times of the first and the last, None where none came."""
         segments = list(self._segments)
         if self._asked is not None:
-            first, last = first_token or ended, self._last_token or ended
+            first, last = tokens or (ended, ended)
             if timing is None:
                 segments.append(self._between("wait", self._asked, first))
                 segments.append(self._between("decode", first, last))

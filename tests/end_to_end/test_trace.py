@@ -9,19 +9,11 @@ import aiohttp
 import pytest
 
 from batchyard.spans import new_trace
+from bench.traces import PARENTS as BELOW
 from tests.end_to_end.stack import Stack
 
 SLOW_S = 1.5
-PARENTS = {
-    "POST /v1/chat/completions": None,  # the client's
-    "tokenize": "POST /v1/chat/completions",
-    "generate": "POST /v1/chat/completions",
-    "scheduler.queue": "generate",
-    "prefix.match": "generate",
-    "scheduler.run": "generate",
-    "prefill": "scheduler.run",
-    "decode": "scheduler.run",
-}
+PARENTS = {"POST /v1/chat/completions": None, **BELOW}  # the root is the client's
 SERVICES = {
     "batchyard-gateway": {"POST /v1/chat/completions", "tokenize", "generate"},
     "batchyard-scheduler": {"scheduler.queue", "prefix.match", "scheduler.run"},

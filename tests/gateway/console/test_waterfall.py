@@ -43,16 +43,14 @@ BEFORE = [("tokenize", 1, 2), ("limits", 4, 4)]
 
 
 def test_one_that_ran_through(asked):
-    asked.tokens_came(100.060)
     timing = Timing(queued_ms=12, prefill_ms=9, decode_ms=28)
-    segments = told(asked.segments(100.030, 100.061, timing))
+    segments = told(asked.segments((100.030, 100.060), 100.061, timing))
     assert segments == [*BEFORE, ("queue", 8, 12), ("prefill", 20, 9), ("decode", 30, 30)]
 
 
 def test_one_that_was_paused(asked):
-    asked.tokens_came(100.100)
     timing = Timing(queued_ms=42, requeued_ms=40, prefill_ms=15, decode_ms=30)
-    segments = told(asked.segments(100.020, 100.101, timing))
+    segments = told(asked.segments((100.020, 100.100), 100.101, timing))
     assert segments == [*BEFORE, ("queue", 8, 2), ("prefill", 10, 15), ("decode", 25, 35), ("paused", 60, 40)]
 
 
@@ -66,8 +64,11 @@ def test_one_whose_time_was_over_before_a_token_came(asked):
 
 
 def test_one_of_which_the_scheduler_told_nothing(asked):
-    asked.tokens_came(100.060)
-    assert told(asked.segments(100.030, 100.061, None)) == [*BEFORE, ("wait", 8, 22), ("decode", 30, 30)]
+    assert told(asked.segments((100.030, 100.060), 100.061, None)) == [
+        *BEFORE,
+        ("wait", 8, 22),
+        ("decode", 30, 30),
+    ]
 
 
 def test_one_that_was_refused_before_it_was_asked(clock):
